@@ -1,0 +1,1 @@
+"""ChefFusion: recipes and food images, both ways."""

@@ -1,0 +1,1 @@
+"""Settings, as data: each file offers `get_config(arg)`."""

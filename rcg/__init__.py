@@ -1,0 +1,1 @@
+"""RCG: images -> representations -> images."""

@@ -1,0 +1,144 @@
+"""The one form in which a trained network is kept and handed on: a directory.
+
+    component.json   kind, architecture, preprocessing, provenance, content hash, format version
+    params/          Orbax, one array per leaf: the network's Flax variables
+
+Written whole or not at all. Loading restores straight to the wanted devices and dtype.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+
+from rcg.errors import UserError
+
+FORMAT = 1
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Component:
+    """A network: what it is (`kind`, `architecture`), its `variables` (maybe abstract), its origin."""
+
+    kind: str
+    architecture: dict[str, Any]
+    variables: PyTree
+    provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
+    content_hash: str = ""
+
+
+def content_hash(variables: PyTree) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of the leaves, in the order of their paths."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        array = np.asarray(leaf)
+        digest.update(f"{name}|{array.dtype}|{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def save(path: str, component: Component) -> str:
+    """Writes a component; an existing one at `path` is replaced only once the new one is complete.
+
+    Returns:
+      The content hash.
+    """
+    path = os.path.abspath(path)
+    parent = os.path.dirname(path)
+    os.makedirs(parent, exist_ok=True)
+    staging = os.path.join(parent, f".{os.path.basename(path)}.incomplete")
+    shutil.rmtree(staging, ignore_errors=True)
+    os.makedirs(staging)
+    digest = content_hash(component.variables)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(os.path.join(staging, "params"), component.variables)
+    about = {
+        "format": FORMAT,
+        "kind": component.kind,
+        "architecture": component.architecture,
+        "provenance": component.provenance,
+        "content_hash": digest,
+    }
+    with open(os.path.join(staging, "component.json"), "w") as f:
+        json.dump(about, f, indent=2)
+    retired = os.path.join(parent, f".{os.path.basename(path)}.retired")
+    shutil.rmtree(retired, ignore_errors=True)
+    if os.path.exists(path):
+        os.rename(path, retired)
+    os.rename(staging, path)
+    shutil.rmtree(retired, ignore_errors=True)
+    return digest
+
+
+def describe(path: str, kind: str | None = None) -> Component:
+    """The component at `path` with abstract variables: reads no array.
+
+    Raises:
+      UserError: no component there, one of another kind, or one of a newer format.
+    """
+    path = os.path.abspath(path)
+    about_path = os.path.join(path, "component.json")
+    if not os.path.isfile(about_path):
+        raise UserError(
+            f"no component at {path} (it has no component.json); train or convert one first"
+        )
+    try:
+        with open(about_path) as f:
+            about = json.load(f)
+        if about["format"] > FORMAT:
+            raise UserError(
+                f"{path} has component format {about['format']}, this version reads up to {FORMAT}; "
+                "update this package"
+            )
+        if kind is not None and about["kind"] != kind:
+            raise UserError(f"{path} is a {about['kind']} component, but {kind} is needed here")
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.metadata(os.path.join(path, "params")).item_metadata.tree
+        variables = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
+        return Component(
+            about["kind"],
+            about["architecture"],
+            variables,
+            about["provenance"],
+            about["content_hash"],
+        )
+    except UserError:
+        raise
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"the component at {path} is damaged ({error}); export it again") from error
+
+
+def load(path: str, kind: str | None = None, sharding: Any = None, dtype: Any = None) -> Component:
+    """The component at `path`, its variables placed by `sharding` (one, or a tree) and cast to `dtype`.
+
+    Raises:
+      UserError: see `describe`.
+    """
+    component = describe(path, kind)
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    if not isinstance(sharding, dict):
+        sharding = jax.tree.map(lambda _, s=sharding: s, component.variables)
+
+    def target(leaf, sharding):
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        wanted = dtype if dtype is not None and floating else leaf.dtype
+        return jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=sharding)
+
+    abstract = jax.tree.map(target, component.variables, sharding)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            params = os.path.join(os.path.abspath(path), "params")
+            variables = checkpointer.restore(params, abstract)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"the component at {path} is damaged ({error}); export it again") from error
+    return dataclasses.replace(component, variables=variables)

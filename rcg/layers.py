@@ -1,0 +1,244 @@
+"""The layers shared by the models: attention, the transformer block, the stack, position tables.
+
+Flax linen, NHWC, parameters in float32, compute in `dtype`; normalisations, softmax and attention
+logits in float32. Initialisation follows the published PyTorch code.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+Dtype = Any
+
+# torch.nn.Linear's default: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for the weight and, with the fan of the
+# weight, for the bias.
+torch_linear_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+def layer_norm(eps: float, dtype: Dtype, name: str) -> nn.LayerNorm:
+    """Two-pass variance: the one-pass form loses digits that parity needs."""
+    return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def gelu(x: Array) -> Array:
+    """The exact (erf) form, which all published weights were trained with."""
+    return nn.gelu(x, approximate=False)
+
+
+def dropout(x: Array, rate: float, rng: Array | None) -> Array:
+    """Inverted dropout; off when `rng` is None.
+
+    Each random word decides two elements (16 bits each): drawing bits is what dropout costs. The rate
+    is exact to 2**-16.
+    """
+    if rate == 0.0 or rng is None:
+        return x
+    *lead, last = x.shape
+    words = jax.random.bits(rng, (*lead, -(-last // 2)), jnp.uint32)
+    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*lead, -1)[..., :last]
+    return jnp.where(bits >= round(rate * 65536), x / (1 - rate), 0).astype(x.dtype)
+
+
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    *,
+    impl: str = "auto",
+    training: bool = False,
+    dropout_rate: float = 0.0,
+    dropout_rng: Array | None = None,
+) -> Array:
+    """Multi-head softmax(q k^T / sqrt(D)) v.
+
+    Args:
+      q: [B, T, H, D]; k, v: [B, S, H, D].
+      impl: "einsum" (plain, differentiates well), "mapped" (a head at a time, whose scores stay in
+        cache: fastest forward on CPU), "fused" (the device's fused kernel, no dropout), or "auto".
+      training: whether gradients will be taken; "auto" then avoids "mapped".
+
+    Returns:
+      [B, T, H, D] in q's dtype.
+    """
+    drop = dropout_rng is not None and dropout_rate > 0
+    if impl == "auto":
+        backend = jax.default_backend()
+        half = q.dtype in (jnp.bfloat16, jnp.float16)
+        if backend == "gpu" and half and not drop and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
+            impl = "fused"
+        else:
+            impl = "mapped" if backend == "cpu" and not training else "einsum"
+    if drop and impl != "einsum":
+        raise ValueError(f'attention dropout needs impl="einsum", not "{impl}"')
+    if impl == "fused":
+        on_gpu = jax.default_backend() == "gpu"
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if on_gpu else None)
+    q = q * q.shape[-1] ** -0.5
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B, H, T, D]
+    if impl == "mapped":
+        out = _mapped_attention(q, k, v)
+    elif impl == "einsum":
+        logits = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
+        weights = jax.nn.softmax(logits, axis=-1)
+        weights = dropout(weights, dropout_rate, dropout_rng).astype(v.dtype)
+        out = jnp.einsum("bhts,bhsd->bhtd", weights, v)
+    else:
+        raise ValueError(f'unknown attention impl "{impl}"; use auto, einsum, mapped or fused')
+    return out.swapaxes(1, 2)
+
+
+def _mapped_attention(q: Array, k: Array, v: Array, query_chunk: int = 512) -> Array:
+    """One (sample, head, chunk of queries) at a time. q: [B, H, T, D], already scaled."""
+    B, H, T, D = q.shape
+    chunks = T // query_chunk if T > 1024 and T % query_chunk == 0 else 1
+
+    def one_head(qkv):
+        q, k, v = qkv
+
+        def one_chunk(q):
+            logits = jnp.dot(q, k.T, preferred_element_type=jnp.float32)
+            weights = jnp.exp(logits - logits.max(-1, keepdims=True))
+            return jnp.dot(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+
+        out = one_chunk(q) if chunks == 1 else jax.lax.map(one_chunk, q.reshape(chunks, -1, D))
+        return out.reshape(T, D).astype(q.dtype)
+
+    flat = jax.tree.map(lambda x: x.reshape(B * H, -1, D), (q, k, v))
+    return jax.lax.map(one_head, flat).reshape(B, H, T, D)
+
+
+class SelfAttention(nn.Module):
+    """timm's Attention: one qkv projection, output projection, dropout after both."""
+
+    num_heads: int
+    dropout_rate: float = 0.0
+    attention: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """[B, T, D] -> [B, T, D]; with `train`, draws from the "dropout" stream."""
+        B, T, D = x.shape
+        dense = functools.partial(nn.Dense, D, dtype=self.dtype, kernel_init=xavier_uniform)
+        qkv = nn.Dense(3 * D, dtype=self.dtype, kernel_init=xavier_uniform, name="qkv")(x)
+        q, k, v = jnp.moveaxis(qkv.reshape(B, T, 3, self.num_heads, -1), 2, 0)  # [B, T, H, D/H]
+        drop = train and self.dropout_rate > 0
+        rng = self.make_rng("dropout") if drop else None
+        out = attention(
+            q,
+            k,
+            v,
+            impl=self.attention,
+            training=train,
+            dropout_rate=self.dropout_rate,
+            dropout_rng=rng,
+        )
+        out = dense(name="proj")(out.reshape(B, T, D))
+        return dropout(out, self.dropout_rate, self.make_rng("dropout") if drop else None)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear, with dropout after both."""
+
+    mlp_dim: int
+    dropout_rate: float = 0.0
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        drop = train and self.dropout_rate > 0
+        h = nn.Dense(self.mlp_dim, dtype=self.dtype, kernel_init=xavier_uniform, name="fc1")(x)
+        h = dropout(gelu(h), self.dropout_rate, self.make_rng("dropout") if drop else None)
+        h = nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=xavier_uniform, name="fc2")(h)
+        return dropout(h, self.dropout_rate, self.make_rng("dropout") if drop else None)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (ViT): x + attn(LN(x)), then x + mlp(LN(x))."""
+
+    num_heads: int
+    mlp_dim: int
+    dropout_rate: float = 0.0
+    attention: str = "auto"
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """[B, T, D] -> [B, T, D]."""
+        attn = SelfAttention(
+            self.num_heads, self.dropout_rate, self.attention, self.dtype, name="attn"
+        )
+        mlp = Mlp(self.mlp_dim, self.dropout_rate, self.dtype, name="mlp")
+        x = x + attn(layer_norm(1e-6, self.dtype, "norm1")(x), train)
+        return x + mlp(layer_norm(1e-6, self.dtype, "norm2")(x), train)
+
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Stack(nn.Module):
+    """`depth` blocks of one kind in a row.
+
+    Parameters always lie per layer ("0/attn/...", "1/attn/..."), so a checkpoint does not know how the
+    stack was run. `scan` stacks them inside the program and compiles one body: compile time does not
+    grow with depth, right for accelerators; unrolled (the default) spares the copy of each layer's
+    weights, right for CPUs. Both give the same numbers, dropout included.
+    """
+
+    block: Callable[..., nn.Module]  # e.g. functools.partial(Block, num_heads=12, mlp_dim=3072)
+    depth: int
+    scan: bool = False
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        layers = [self.block(name=str(i)) for i in range(self.depth)]
+        if self.is_initializing():
+            for layer in layers:
+                x = layer(x, False)
+            return x
+        params = [layer.variables["params"] for layer in layers]
+        rngs = None
+        if self.has_rng("dropout") and train:
+            rngs = jax.random.split(self.make_rng("dropout"), self.depth)
+        block = self.block(parent=None)
+
+        def body(x, layer):
+            params, rng = layer
+            rngs = None if rng is None else {"dropout": rng}
+            return block.apply({"params": params}, x, train, rngs=rngs), None
+
+        if REMAT_POLICIES[self.remat] is not None:
+            body = jax.checkpoint(
+                body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan
+            )
+        if self.scan:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+            return jax.lax.scan(body, x, (stacked, rngs))[0]
+        for i, layer_params in enumerate(params):
+            x, _ = body(x, (layer_params, None if rngs is None else rngs[i]))
+        return x
+
+
+def sincos_2d(dim: int, grid: int, *, rows_first: bool, cls_token: bool = True) -> np.ndarray:
+    """Fixed 2-D sine-cosine position table, [(1 +) grid * grid, dim], cells row-major.
+
+    MoCo v3 puts the row's coordinates first, MAE (MAGE, DiT) the column's. The class token's row is zero.
+    """
+    omega = 10000.0 ** -(np.arange(dim // 4) / (dim / 4))
+    cell = np.arange(grid)[:, None] * omega  # [grid, dim / 4]
+    wave = np.concatenate([np.sin(cell), np.cos(cell)], axis=1)  # [grid, dim / 2]
+    rows, cols = np.repeat(wave, grid, axis=0), np.tile(wave, (grid, 1))
+    table = np.concatenate([rows, cols] if rows_first else [cols, rows], axis=1)
+    return np.concatenate([np.zeros((cls_token, dim)), table]).astype(np.float32)

@@ -1,0 +1,102 @@
+"""Published PyTorch weights <-> our variables: one table of names per network, read both ways.
+
+A network states its table beside its code, as a list of `Rule`s. Importing uses each array of the
+file once and fills each leaf of ours once; whatever is missing, unused or misshapen is listed in one
+error. Each transform has an exact inverse, so export after import is the identity, bit for bit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from flax import traverse_util
+
+from rcg.errors import UserError
+
+Variables = Mapping[str, Any]
+
+
+class Rule(NamedTuple):
+    """`ours` ("params/head/kernel") holds what the file calls `theirs` ("head.weight")."""
+
+    ours: str
+    theirs: str
+    transform: str = "same"
+
+
+class Transform(NamedTuple):
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
+
+
+TRANSFORMS = {
+    "same": Transform(lambda a: a, lambda a: a),
+    "linear": Transform(lambda a: a.T, lambda a: a.T),  # (out, in) <-> (in, out)
+    "conv": Transform(  # OIHW <-> HWIO
+        lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)
+    ),
+}
+
+
+def dense(ours: str, theirs: str, bias: bool = True) -> list[Rule]:
+    """Rules of a torch Linear."""
+    rules = [Rule(f"{ours}/kernel", f"{theirs}.weight", "linear")]
+    return rules + [Rule(f"{ours}/bias", f"{theirs}.bias")] * bias
+
+
+def conv(ours: str, theirs: str, bias: bool = True) -> list[Rule]:
+    """Rules of a torch Conv2d."""
+    rules = [Rule(f"{ours}/kernel", f"{theirs}.weight", "conv")]
+    return rules + [Rule(f"{ours}/bias", f"{theirs}.bias")] * bias
+
+
+def norm(ours: str, theirs: str) -> list[Rule]:
+    """Rules of an affine LayerNorm or GroupNorm."""
+    return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
+
+
+def import_variables(
+    arrays: Mapping[str, np.ndarray], rules: Iterable[Rule], like: Variables, source: str
+) -> dict[str, Any]:
+    """Our variables from a file's arrays.
+
+    Args:
+      arrays: the file's name -> array; each name must be used.
+      rules: the network's table.
+      like: our variables or their `jax.eval_shape`: names and shapes to fill.
+      source: what to call the file in an error.
+
+    Raises:
+      UserError: listing each missing, unused and misshapen array.
+    """
+    want = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(like, sep="/").items()}
+    unused, got, problems = set(arrays), {}, []
+    for rule in rules:
+        if rule.theirs not in arrays:
+            problems.append(f"missing {rule.theirs}")
+            continue
+        unused.discard(rule.theirs)
+        array = TRANSFORMS[rule.transform].to_ours(np.asarray(arrays[rule.theirs]))
+        if rule.ours in want and array.shape != want[rule.ours]:
+            problems.append(f"{rule.theirs} has shape {array.shape}, expected {want[rule.ours]}")
+        got[rule.ours] = array
+    problems += [f"unused {name}" for name in sorted(unused)]
+    problems += [f"no rule fills {name}" for name in sorted(set(want) - set(got))]
+    problems += [f"no place for {name}" for name in sorted(set(got) - set(want))]
+    if problems:
+        shown = "; ".join(problems[:20]) + (
+            f"; and {len(problems) - 20} more" * (len(problems) > 20)
+        )
+        raise UserError(f"{source} does not hold this network: {shown}")
+    return traverse_util.unflatten_dict(got, sep="/")
+
+
+def export_variables(variables: Variables, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
+    """The published layout, name -> array: the inverse of `import_variables`."""
+    flat = traverse_util.flatten_dict(variables, sep="/")
+    return {
+        rule.theirs: np.ascontiguousarray(
+            TRANSFORMS[rule.transform].to_theirs(np.asarray(flat[rule.ours]))
+        )
+        for rule in rules
+    }

@@ -1,0 +1,37 @@
+"""Eight virtual CPU devices for every test, and the recorded vectors of the original code."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from absl import flags  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # grain's workers read absl flags
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real data and recorded vectors beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no {SHARED}: this test needs the recorded vectors or real data")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def golden(shared):
+    """name -> {array name: array}, e.g. golden("rcg/rdm_forward_uncond")."""
+
+    def read(name: str) -> dict[str, np.ndarray]:
+        with np.load(shared / "golden" / f"{name}.npz") as file:
+            return dict(file)
+
+    return read
