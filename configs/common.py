@@ -16,9 +16,7 @@ def parse_arg(arg: str, **defaults) -> ConfigDict:
     for item in filter(None, (arg or "").split(",")):
         name, _, value = item.partition("=")
         if name not in defaults:
-            raise ValueError(
-                f'config argument "{name}" is unknown; there are: {", ".join(defaults)}'
-            )
+            raise ValueError(f'config argument "{name}" is unknown; there are: {", ".join(defaults)}')
         kind = type(defaults[name])
         if kind is bool:
             if value not in ("", "true", "false"):
@@ -45,9 +43,7 @@ def training() -> ConfigDict:
     c.compute = ConfigDict()
     c.compute.dtype = "auto"  # auto: bfloat16 on accelerators, float32 on CPU
     c.compute.attention = "auto"  # auto, einsum, mapped, fused
-    c.compute.scan_layers = (
-        False  # True: one compiled body per stack, for deep models on accelerators
-    )
+    c.compute.scan_layers = False  # True: one compiled body per stack, for deep models on accelerators
     c.compute.remat = "none"  # none, dots, full
     c.dropout_rng = "threefry"  # threefry: the same draws on every mesh; rbg: faster
     c.optimizer = ConfigDict()
@@ -69,9 +65,7 @@ def training() -> ConfigDict:
     c.ema.decay = 0.0  # 0: no EMA
     c.ema.warmup = True  # min(decay, (1 + n) / (10 + n)), as LitEma
     c.ema.params = ".*"  # regex on the path; other parameters are used raw
-    c.profile = ConfigDict(
-        {"start_step": 0, "steps": 0}
-    )  # steps > 0 writes a trace to workdir/profile
+    c.profile = ConfigDict({"start_step": 0, "steps": 0})  # steps > 0 writes a trace to workdir/profile
     c.compilation_cache = ""  # folder; "": workdir's sibling ".jax_cache"; "off"
     return c
 

@@ -88,9 +88,7 @@ def describe(path: str, kind: str | None = None) -> Component:
     path = os.path.abspath(path)
     about_path = os.path.join(path, "component.json")
     if not os.path.isfile(about_path):
-        raise UserError(
-            f"no component at {path} (it has no component.json); train or convert one first"
-        )
+        raise UserError(f"no component at {path} (it has no component.json); train or convert one first")
     try:
         with open(about_path) as f:
             about = json.load(f)

@@ -172,9 +172,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         """[B, T, D] -> [B, T, D]."""
-        attn = SelfAttention(
-            self.num_heads, self.dropout_rate, self.attention, self.dtype, name="attn"
-        )
+        attn = SelfAttention(self.num_heads, self.dropout_rate, self.attention, self.dtype, name="attn")
         mlp = Mlp(self.mlp_dim, self.dropout_rate, self.dtype, name="mlp")
         x = x + attn(layer_norm(1e-6, self.dtype, "norm1")(x), train)
         return x + mlp(layer_norm(1e-6, self.dtype, "norm2")(x), train)
@@ -220,9 +218,7 @@ class Stack(nn.Module):
             return block.apply({"params": params}, x, train, rngs=rngs), None
 
         if REMAT_POLICIES[self.remat] is not None:
-            body = jax.checkpoint(
-                body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan
-            )
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
         if self.scan:
             stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
             return jax.lax.scan(body, x, (stacked, rngs))[0]

@@ -84,9 +84,7 @@ def import_variables(
     problems += [f"no rule fills {name}" for name in sorted(set(want) - set(got))]
     problems += [f"no place for {name}" for name in sorted(set(got) - set(want))]
     if problems:
-        shown = "; ".join(problems[:20]) + (
-            f"; and {len(problems) - 20} more" * (len(problems) > 20)
-        )
+        shown = "; ".join(problems[:20]) + (f"; and {len(problems) - 20} more" * (len(problems) > 20))
         raise UserError(f"{source} does not hold this network: {shown}")
     return traverse_util.unflatten_dict(got, sep="/")
 
@@ -95,8 +93,6 @@ def export_variables(variables: Variables, rules: Iterable[Rule]) -> dict[str, n
     """The published layout, name -> array: the inverse of `import_variables`."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     return {
-        rule.theirs: np.ascontiguousarray(
-            TRANSFORMS[rule.transform].to_theirs(np.asarray(flat[rule.ours]))
-        )
+        rule.theirs: np.ascontiguousarray(TRANSFORMS[rule.transform].to_theirs(np.asarray(flat[rule.ours])))
         for rule in rules
     }
