@@ -1,0 +1,163 @@
+"""Runs a chain of stages, each on what the ones before it made: `python -m launch.pipeline --config=... --workdir=...`
+
+A stage trains an experiment in `workdir/<stage>` and measures it; then samples are drawn and one report is
+written. What is complete is skipped, what was cut off goes on where it was.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from clu import parameter_overview
+from ml_collections import ConfigDict
+
+from launch import report, sample
+from launch.evaluate import evaluate
+from launch.runtime import cli, registry
+from launch.runtime.config import flatten
+from launch.runtime.images import grid, save_png
+from launch.train import train
+from rcg import component
+from rcg.data import eval_arrays
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on."""
+    device = jax.devices()[0]
+    name = device.device_kind
+    if device.platform == "cpu" and os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as f:
+            models = {line.split(":")[1].strip() for line in f if line.startswith("model name")}
+        name = ", ".join(sorted(models)) or name
+    return {
+        "device": name,
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+
+
+class Record:
+    """workdir/pipeline.json: what was run, in what time. Replaced whole after each stage."""
+
+    def __init__(self, workdir: str, config: ConfigDict):
+        self.path = os.path.join(workdir, "pipeline.json")
+        self.stages: dict[str, dict[str, Any]] = {}
+        if os.path.exists(self.path):
+            with open(self.path) as f:
+                self.stages = {stage["name"]: stage for stage in json.load(f)["stages"]}
+        self.about = {k: config[k] for k in ("name", "title", "description")} | {"hardware": hardware()}
+
+    def done(self, name: str, inputs: Any) -> bool:
+        return self.stages.get(name, {}).get("inputs") == inputs
+
+    def add(self, name: str, inputs: Any, seconds: float, **about: Any) -> None:
+        seconds += self.stages.get(name, {}).get("seconds", 0.0) if about.get("kind") == "train" else 0.0
+        self.stages[name] = {"name": name, "inputs": inputs, "seconds": seconds} | about
+        self.write()
+
+    def write(self) -> None:
+        with open(self.path + ".incomplete", "w") as f:
+            json.dump(self.about | {"stages": list(self.stages.values())}, f, indent=2)
+        os.replace(self.path + ".incomplete", self.path)
+
+
+def stage_config(stage: ConfigDict, workdir: str) -> ConfigDict:
+    """The stage's own config file with its overrides and the components made before it."""
+    made = {f"components.{k}": os.path.join(workdir, v, "component") for k, v in stage.components.items()}
+    return cli.read_config(stage.config, flatten(stage.overrides.to_dict()) | made)
+
+
+def run_stage(name: str, stage: ConfigDict, workdir: str, record: Record) -> int:
+    """Trains and measures one stage; 0, or `cli.STOPPED`."""
+    config, folder = stage_config(stage, workdir), os.path.join(workdir, name)
+    print(f"\n== {name}: {stage.title}", file=sys.stderr)
+    started = time.perf_counter()
+    complete = os.path.exists(os.path.join(folder, "component"))
+    code = train(config, folder)
+    made = component.describe(os.path.join(folder, "component")) if code == 0 else None
+    if not (complete and record.done(name, made.content_hash)):
+        record.add(
+            name,
+            made and made.content_hash,
+            time.perf_counter() - started,
+            kind="train",
+            title=stage.title,
+            dir=name,
+            experiment=config.experiment,
+            steps=config.total_steps,
+            batch_size=config.batch_size,
+            parameters=made and int(parameter_overview.count_parameters(made.variables)),
+        )
+    if code == 0 and stage.evaluate and not record.done(f"{name}/evaluate", made.content_hash):
+        started = time.perf_counter()
+        for key, result in sorted(evaluate(config, folder).items()):
+            print(f"   {key:32} {result['value']:.6g}", file=sys.stderr)
+        seconds = time.perf_counter() - started
+        about = {"kind": "evaluate", "title": f"measure {stage.title}", "dir": name}
+        record.add(f"{name}/evaluate", made.content_hash, seconds, **about)
+    return code
+
+
+def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
+    """The sample tasks of the config, and a grid of real images to hold them against."""
+    stages = config.stages
+    hashes = [component.describe(os.path.join(workdir, name, "component")).content_hash for name in stages]
+    first = stage_config(next(iter(stages.values())), workdir)
+    open_source = registry.resolve(registry.SOURCES, first.data.source, "config.data.source")
+    images, _ = eval_arrays(open_source(first.data, first.data.eval_split), first.data, 64)
+    real = os.path.join(workdir, "samples", "real")
+    os.makedirs(real, exist_ok=True)
+    save_png(os.path.join(real, "grid.png"), grid(images.astype(np.float32) / 255))
+    for index in range(2):
+        save_png(os.path.join(real, f"{index:02d}.png"), images[index].astype(np.float32) / 255)
+    for name, settings in config.samples.items():
+        inputs = [hashes, settings.to_dict()]
+        if record.done(f"samples/{name}", inputs):
+            continue
+        out = os.path.join(workdir, "samples", name)
+        argv = ["sample", f"--workdir={workdir}", f"--out={out}"]
+        for key, value in settings.items():
+            if key == "images":  # this many held-out real images
+                argv += [f"--image={os.path.join(real, f'{i:02d}.png')}" for i in range(value)]
+            else:
+                argv.append(f"--{key}={value}")
+        started = time.perf_counter()
+        sample.main(argv)
+        about = {"kind": "sample", "title": f"sample: {name}", "dir": f"samples/{name}"}
+        record.add(f"samples/{name}", inputs, time.perf_counter() - started, **about)
+
+
+def pipeline(config: ConfigDict, workdir: str) -> int:
+    """Runs or goes on with all stages; 0, or `cli.STOPPED` after SIGTERM."""
+    workdir = os.path.abspath(workdir)
+    os.makedirs(workdir, exist_ok=True)
+    record = Record(workdir, config)
+    for name, stage in config.stages.items():
+        code = run_stage(name, stage, workdir, record)
+        if code:
+            return code
+    if config.samples:
+        draw_samples(config, workdir, record)
+    print(f"\nreport: {report.write_report(workdir)}", file=sys.stderr)
+    return 0
+
+
+def main(argv: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        cli.define_config(values)
+        flags.DEFINE_string("workdir", None, "where the stages' folders go", flag_values=values)
+
+    values = cli.parse(argv, define, __doc__)
+    return pipeline(cli.required(values, "config"), cli.required(values, "workdir"))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,99 @@
+"""What every command shares: flags, exit codes, one line for the user's mistakes.
+
+Exit codes: 0 done, 1 the run failed, 2 the user's input was wrong, 143 stopped by SIGTERM after saving.
+"""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from rcg.errors import UserError
+
+STOPPED = 143
+
+
+class RunError(RuntimeError):
+    """The run failed for a reason we can name in one line: exit code 1, no traceback."""
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Runs a command's `main(argv)` and exits with its status."""
+    absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells every file it touches
+    try:
+        code = main(sys.argv) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code) if code == STOPPED else sys.exit(code)
+
+
+def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], Any], usage: str) -> flags.FlagValues:
+    """Parses `argv` with the flags that `define` puts into a FlagValues of the command's own.
+
+    Raises:
+      UserError: an unknown flag, a wrong value, a config file or field that does not exist.
+    """
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # grain's workers read absl's global flags
+    values = flags.FlagValues()
+    define(values)
+    flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
+    try:
+        rest = values(list(argv))[1:]
+    except (flags.Error, ValueError, TypeError, OSError, AttributeError, KeyError, ImportError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(f"{text.removeprefix('Error: ')} (--help lists the flags)") from error
+    if values.help:
+        print(f"{usage}\n\n{values.main_module_help() or values.get_help()}")
+        sys.exit(0)
+    if rest:
+        raise UserError(f'"{rest[0]}" is not a flag; did you mean --{rest[0].lstrip("-")}?')
+    return values
+
+
+def define_config(values: flags.FlagValues) -> None:
+    """--config=file.py:arg, --config.field=value."""
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+
+
+def required(values: flags.FlagValues, name: str) -> Any:
+    """The flag's value, or a UserError that asks for it."""
+    value = values[name].value
+    if value in (None, ""):
+        raise UserError(f"--{name}=... is needed (--help lists the flags)")
+    return value
+
+
+def read_config(file: str, overrides: dict[str, Any] | None = None) -> ConfigDict:
+    """`"configs/rcg/rdm.py:small"` and flat overrides -> locked ConfigDict, as --config would give it.
+
+    Raises:
+      UserError: no such file, an unknown field, a value of another type.
+    """
+    path, _, arg = file.partition(":")
+    if not os.path.isfile(path):
+        raise UserError(f"no config file {path}")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    try:
+        config = module.get_config(arg)
+        config.lock()
+        config.update_from_flattened_dict(overrides or {})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: {' '.join(str(error).split())}") from error
+    return config

@@ -1,0 +1,98 @@
+"""A run's config: checked before any device work, saved beside the run, compared on resume."""
+
+import json
+import os
+import re
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from launch.runtime import registry
+from launch.runtime.mesh import mesh_shape
+from rcg.errors import UserError
+from rcg.layers import REMAT_POLICIES
+
+# Fields a resumed run may change: they decide how it runs or how long, not what it computes.
+FREE = re.compile(
+    r"total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
+    r"compute\.(attention|scan_layers|remat)|profile\..*|compilation_cache"
+)
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dict -> {"a.b": value}, tuples as lists, as JSON gives them back."""
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def validate(config: ConfigDict, num_devices: int) -> None:
+    """Checks across fields.
+
+    Raises:
+      UserError: naming the field, both numbers, and what would do.
+    """
+    registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
+    if "data" in config and config.data.source not in registry.SOURCES:
+        registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
+    data, fsdp, _ = mesh_shape(config.mesh, num_devices)
+    shards = data * fsdp * config.optimizer.accumulation_steps
+    if config.batch_size % shards:
+        near = max(config.batch_size // shards, 1) * shards
+        raise UserError(
+            f"config.batch_size {config.batch_size} is not divisible by {shards} (data x fsdp shards x "
+            f"accumulation steps); try {near} or {near + shards}"
+        )
+    for name in ("batch_size", "total_steps", "log_steps", "checkpoint_steps"):
+        if config[name] < 1:
+            raise UserError(f"config.{name} is {config[name]}, must be at least 1")
+    choices = {
+        "compute.dtype": ("auto", "float32", "bfloat16", "float16"),
+        "compute.attention": ("auto", "einsum", "mapped", "fused"),
+        "compute.remat": tuple(REMAT_POLICIES),
+        "dropout_rng": ("threefry", "rbg"),
+    }
+    flat = flatten(config.to_dict())
+    for name, allowed in choices.items():
+        if flat[name] not in allowed:
+            raise UserError(f'config.{name} = "{flat[name]}" is not one of {", ".join(allowed)}')
+    if not 0 <= config.ema.decay < 1:
+        raise UserError(f"config.ema.decay is {config.ema.decay}, must be in [0, 1)")
+    if config.optimizer.warmup_steps > config.total_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps {config.optimizer.warmup_steps} is more than "
+            f"config.total_steps {config.total_steps}"
+        )
+
+
+def save_or_compare(config: ConfigDict, workdir: str) -> None:
+    """Saves the resolved config in a new workdir; in an old one refuses a config that computes something
+    else than the run that is there.
+
+    Raises:
+      UserError: with the differing fields, old -> new.
+    """
+    path = os.path.join(workdir, "config.json")
+    new = flatten(config.to_dict())
+    if os.path.exists(path):
+        try:
+            with open(path) as f:
+                old = flatten(json.load(f))
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}); put it back or use another --workdir") from error
+        differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+        fixed = [k for k in differing if not FREE.fullmatch(k)]
+        if fixed:
+            diff = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in fixed)
+            raise UserError(
+                f"{workdir} holds a run with another config ({diff}); use another --workdir, "
+                "or the config it was started with"
+            )
+    staging = path + ".incomplete"
+    with open(staging, "w") as f:
+        json.dump(config.to_dict(), f, indent=2)
+    os.replace(staging, path)

@@ -1,0 +1,80 @@
+"""AdamW from the config: parameter groups, schedules, clipping."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+from launch.runtime.mesh import path_name
+from rcg.errors import UserError
+
+SCHEDULES = ("constant", "cosine")
+DECAY = ("matrices", "all")
+
+
+def learning_rate(step: Any, settings: ConfigDict, total_steps: int) -> jax.Array:
+    """Rate of the update that follows `step` updates: linear warm-up from 0, then constant, or half a
+    cosine from the peak to `min_learning_rate` (MAE's and RCG's per-iteration rule, rcg main_mage.py)."""
+    peak, floor, warmup = settings.learning_rate, settings.min_learning_rate, settings.warmup_steps
+    step = jnp.asarray(step, jnp.float32)
+    after = jnp.float32(peak)
+    if settings.schedule == "cosine":
+        progress = (step - warmup) / max(total_steps - warmup, 1)
+        after = floor + (peak - floor) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+    return jnp.where(step < warmup, peak * step / max(warmup, 1), after)
+
+
+def decay_mask(params: Any, rule: str) -> Any:
+    """Which leaves weight decay applies to: "all", or only "matrices" (no 1-D arrays, no biases)."""
+
+    def decays(path, leaf):
+        return rule == "all" or (leaf.ndim > 1 and not path_name(path).endswith("bias"))
+
+    return jax.tree.map_with_path(decays, params)
+
+
+def _transform(settings: ConfigDict, total_steps: int) -> optax.GradientTransformation:
+    clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
+    adamw = optax.adamw(
+        lambda step: learning_rate(step, settings, total_steps),
+        b1=settings.b1,
+        b2=settings.b2,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        mask=lambda params: decay_mask(params, settings.decay),
+    )
+    return optax.chain(clip, adamw)
+
+
+def make_optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformation:
+    """The optimiser of `config.optimizer` for (abstract) `params`; each group has its own clip and moments.
+
+    Raises:
+      UserError: an unknown schedule or decay rule, or a group that matches no parameter.
+    """
+    base = config.optimizer
+    groups = {"default": base}
+    for name, overrides in base.groups.items():
+        settings = ConfigDict(base.to_dict() | {"params": overrides.params})
+        settings.update({k: v for k, v in overrides.items() if k != "params"})
+        groups[name] = settings
+    for name, settings in groups.items():
+        if settings.schedule not in SCHEDULES or settings.decay not in DECAY:
+            raise UserError(
+                f"optimizer group {name}: schedule {settings.schedule!r} is one of {SCHEDULES}, "
+                f"decay {settings.decay!r} one of {DECAY}"
+            )
+
+    def label(path, _):
+        names = (n for n, s in groups.items() if n != "default" and re.search(s.params, path_name(path)))
+        return next(names, "default")
+
+    labels = jax.tree.map_with_path(label, params)
+    unused = set(groups) - {"default"} - set(jax.tree.leaves(labels))
+    if unused:
+        raise UserError(f"optimizer groups {sorted(unused)} match no parameter; check their regexes")
+    transforms = {name: _transform(settings, config.total_steps) for name, settings in groups.items()}
+    return optax.partition(transforms, labels) if len(groups) > 1 else transforms["default"]

@@ -1,0 +1,38 @@
+"""The names a config may use: experiments and sources of records. Imported when first asked for."""
+
+import importlib
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+from rcg.errors import UserError
+
+# config.experiment -> module:function, `(config, components, source) -> Experiment`
+EXPERIMENTS = {
+    "rcg.moco_v3": "rcg.experiments.moco_v3:experiment",
+    "rcg.vqgan": "rcg.experiments.vqgan:experiment",
+    "rcg.rdm": "rcg.experiments.rdm:experiment",
+    "rcg.mage": "rcg.experiments.mage:experiment",
+}
+
+# config.data.source -> module:function, `(config.data, split) -> Source`
+SOURCES = {
+    "folder": "rcg.data:open_source",
+    "parquet": "rcg.data:open_source",
+    "tfds": "rcg.data:open_source",
+    "kitchen": "chef_fusion.kitchen:open_source",
+}
+
+
+def resolve(table: dict[str, str], name: str, field: str) -> Callable[..., Any]:
+    """What `name` stands for.
+
+    Raises:
+      UserError: with the nearest name there is.
+    """
+    if name not in table:
+        near = get_close_matches(name, table, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else f"; there are: {', '.join(table)}"
+        raise UserError(f'{field} = "{name}" is unknown{hint}')
+    module, function = table[name].split(":")
+    return getattr(importlib.import_module(module), function)

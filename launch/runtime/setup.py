@@ -1,0 +1,126 @@
+"""From a config to everything a command needs: mesh, components, experiment, state, compiled step."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from launch.runtime import mesh as meshes
+from launch.runtime import registry
+from launch.runtime.optimizer import make_optimizer
+from launch.runtime.step import TrainState, init_state, make_train_step, root_key
+from rcg import component as components
+from rcg.experiment import Experiment, compute_options
+
+PyTree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """One experiment on one mesh. `abstract` is the train state's shapes with shardings, `frozen_abstract`
+    the frozen networks'; nothing is allocated yet and no data is touched."""
+
+    config: ConfigDict
+    mesh: Mesh
+    experiment: Experiment
+    components: dict[str, components.Component]
+    init: Callable[[jax.Array], TrainState]
+    abstract: TrainState
+    frozen_abstract: PyTree
+    batch_abstract: PyTree
+    train_step: Callable[..., TrainState]
+    source: Callable[[str], Any]
+
+    @property
+    def batch_sharding(self) -> jax.sharding.NamedSharding:
+        return meshes.batch_sharding(self.mesh)
+
+    def init_state(self) -> TrainState:
+        """The first state, made in place on its shardings: never whole on one device or on the host."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
+        return jax.jit(self.init, out_shardings=shardings)(root_key(self.config))
+
+    def load_frozen(self) -> PyTree:
+        """The frozen networks' variables, restored straight to their shardings and dtype."""
+        loaded = {}
+        for name, abstract in self.frozen_abstract.items():
+            shardings = jax.tree.map(lambda x: x.sharding, abstract)
+            dtype = compute_options(self.config.compute)["dtype"]
+            path = self.config.components[name]
+            loaded[name] = components.load(path, sharding=shardings, dtype=dtype).variables
+        return loaded
+
+    def compile_step(self) -> Any:
+        """The train step as one program with the state donated, compiled ahead of its first use."""
+        shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
+        step = jax.jit(self.train_step, out_shardings=shardings, donate_argnums=0)
+        key = jax.eval_shape(lambda: root_key(self.config))
+        key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=meshes.replicated(self.mesh))
+        return step.lower(self.abstract, self.frozen_abstract, self.batch_abstract, key).compile()
+
+    def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A host batch -> device arrays, split over the mesh's data and fsdp axes."""
+        return meshes.place_batch(batch, self.batch_sharding)
+
+
+def use_compilation_cache(config: ConfigDict, workdir: str) -> None:
+    """Keeps compiled programs on disk, so that a second start need not compile again."""
+    folder = config.compilation_cache or os.path.join(
+        os.path.dirname(os.path.abspath(workdir)), ".compilation_cache"
+    )
+    if config.compilation_cache != "off":
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
+    """Builds everything abstractly: shapes and shardings, no arrays, no records.
+
+    Raises:
+      UserError: whatever is wrong with the config or the components it names.
+    """
+    mesh = meshes.make_mesh(config.mesh) if mesh is None else mesh
+    named = {k: v for k, v in config.get("components", {}).items() if v}
+    described = {name: components.describe(path) for name, path in named.items()}
+    if "data" in config:
+        open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
+        source = functools.cache(functools.partial(open_source, config.data))
+    else:
+        source = None
+    factory = registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
+    experiment = factory(config, described, source)
+
+    def with_shardings(tree: PyTree, rules: meshes.Rules = (), dtype: Any = None) -> PyTree:
+        def one(leaf, sharding):
+            floating = dtype is not None and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
+            return jax.ShapeDtypeStruct(leaf.shape, dtype if floating else leaf.dtype, sharding=sharding)
+
+        return jax.tree.map(one, tree, meshes.tree_shardings(tree, mesh, rules))
+
+    dtype = compute_options(config.compute)["dtype"]
+    frozen = {k: with_shardings(c.variables, dtype=dtype) for k, c in described.items()}
+    batch = {
+        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=meshes.batch_sharding(mesh))
+        for name, (shape, dtype) in experiment.batch_spec.items()
+    }
+    init, abstract, optimizer = init_state(
+        experiment, functools.partial(make_optimizer, config), config, frozen, batch
+    )
+    return Setup(
+        config=config,
+        mesh=mesh,
+        experiment=experiment,
+        components=described,
+        init=init,
+        abstract=with_shardings(abstract, experiment.sharding_rules),
+        frozen_abstract=frozen,
+        batch_abstract=batch,
+        train_step=make_train_step(experiment, optimizer, config),
+        source=source,
+    )

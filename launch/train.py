@@ -1,0 +1,242 @@
+"""Trains one experiment, or goes on with it: `python -m launch.train --config=... --workdir=...`
+
+The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+import time
+from typing import Any
+
+import jax
+from absl import flags
+from ml_collections import ConfigDict
+
+from launch.runtime import cli, dry_run
+from launch.runtime.checkpoint import Checkpoints
+from launch.runtime.config import save_or_compare, validate
+from launch.runtime.images import labelled_rows, save_png
+from launch.runtime.metrics import MetricWriter
+from launch.runtime.progress import Progress
+from launch.runtime.setup import Setup, prepare, use_compilation_cache
+from launch.runtime.step import TrainState, mean_metrics, root_key, with_ema
+from rcg import component
+from rcg.data import BadRecords
+from rcg.errors import UserError
+
+PANEL_IMAGES = 8
+PANEL_STREAM, EVALUATE_STREAM = 2**31 - 2, 2**31 - 3  # folded into the root key; no step reaches them
+
+
+class StopSignal:
+    """SIGTERM as a flag, looked at between steps."""
+
+    def __enter__(self) -> "StopSignal":
+        self.received = False
+        self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        return self
+
+    def _on_signal(self, *_: Any) -> None:
+        self.received = True
+
+    def __exit__(self, *_: Any) -> None:
+        signal.signal(signal.SIGTERM, self._previous)
+
+
+def lock_workdir(workdir: str) -> Any:
+    """Makes the workdir, and sees to it that no other process trains in it."""
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        lock = open(os.path.join(workdir, ".lock"), "w")  # held until the process ends
+    except OSError as error:
+        raise UserError(f"can't write to --workdir {workdir}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UserError(f"another process is training in {workdir}; wait for it, or stop it") from error
+    return lock
+
+
+def start(
+    setup: Setup, checkpoints: Checkpoints, iterator: Any, bad: BadRecords
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """The first state, or the newest checkpoint's with the data where it was."""
+    step = checkpoints.latest()
+    if step is None:
+        return setup.init_state(), None
+    state, progress = checkpoints.restore(step, setup.abstract)
+    iterator.set_state(progress["data"])
+    bad.restore(progress["bad"])
+    return state, progress
+
+
+def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writer: MetricWriter) -> None:
+    """PNG panels of what the experiment has to show."""
+    shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
+    size = -(-PANEL_IMAGES // shards) * shards
+    batch = next(iter(setup.experiment.dataset("eval", size, setup.config.seed, 0, 1)))
+    batch = setup.place({k: batch[k] for k in setup.experiment.batch_spec})
+    key = jax.random.fold_in(root_key(setup.config), PANEL_STREAM)
+    rows = jax.jit(setup.experiment.panels)(with_ema(state, setup.config), state.extra, frozen, batch, key)
+    rows = {name: jax.device_get(images) for name, images in rows.items()}
+    step = int(state.step)
+    save_png(os.path.join(workdir, "panels", f"step_{step:08d}.png"), labelled_rows(rows))
+    writer.write_images(step, rows)
+
+
+def evaluate(setup: Setup, state: TrainState, frozen: Any) -> dict[str, dict[str, Any]]:
+    """The experiment's own measurements, each with the step it was made at."""
+    key = jax.random.fold_in(root_key(setup.config), EVALUATE_STREAM)
+    params = with_ema(state, setup.config)
+    results = setup.experiment.evaluate(params, state.extra, frozen, key, setup.place)
+    return {k: {"seed": setup.config.seed, "step": int(state.step)} | v for k, v in results.items()}
+
+
+def export(setup: Setup, state: TrainState, workdir: str) -> str:
+    """Writes the trained network as `workdir/component`; returns its content hash."""
+    variables = jax.device_get(setup.experiment.export(with_ema(state, setup.config), state.extra))
+    provenance = {
+        "experiment": setup.config.experiment,
+        "step": int(state.step),
+        "seed": setup.config.seed,
+        "components": {name: c.content_hash for name, c in setup.components.items()},
+    }
+    path = os.path.join(workdir, "component")
+    return component.save(
+        path, component.Component(setup.experiment.kind, setup.experiment.architecture, variables, provenance)
+    )
+
+
+def train(config: ConfigDict, workdir: str) -> int:
+    """Runs or resumes `config` in `workdir`.
+
+    Returns:
+      0 when done, `cli.STOPPED` when SIGTERM came and everything was saved.
+
+    Raises:
+      UserError: bad input. RunError: the run failed; what was saved stays.
+    """
+    # ---- config, mesh, model: nothing is allocated before all of it holds
+    validate(config, jax.device_count())
+    use_compilation_cache(config, workdir)
+    setup = prepare(config)
+    lock = lock_workdir(workdir)
+    save_or_compare(config, workdir)
+
+    # ---- data
+    dataset = setup.experiment.dataset(
+        "train",
+        config.batch_size // jax.process_count(),
+        config.seed,
+        jax.process_index(),
+        jax.process_count(),
+    )
+    iterator = iter(dataset)
+    bad = BadRecords(setup.source("train"), config.data.max_bad_fraction)
+
+    # ---- state: the newest checkpoint, or a fresh start
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    state, resumed = start(setup, checkpoints, iterator, bad)
+    step = int(state.step)
+    writer = MetricWriter(workdir)
+    writer.rewind(step)
+    if step >= config.total_steps and os.path.exists(os.path.join(workdir, "component")):
+        print(f"{workdir} is complete at step {step}", file=sys.stderr)
+        return 0
+    frozen = setup.load_frozen()
+    key = jax.device_put(root_key(config), jax.tree.leaves(setup.abstract)[0].sharding)
+
+    def next_batch() -> dict[str, jax.Array]:
+        batch = next(iterator)
+        bad.update(batch.pop("bad"), batch.pop("bad_index"))
+        return setup.place(batch)
+
+    def save() -> None:
+        if int(state.bad_step) >= 0:
+            raise cli.RunError(
+                f"loss or gradient is not finite at step {int(state.bad_step)}; the newest checkpoint is "
+                f"{checkpoints.latest()}. Lower the learning rate or clip gradients"
+            )
+        progress = {"data": position, "bad": bad_position}
+        checkpoints.save(step, state, progress, config.to_dict())
+
+    # ---- loop: dispatch a step, fetch the next batch while it runs, then look at what came out
+    with StopSignal() as stop, Progress(config.total_steps, config.batch_size, step) as progress:
+        if resumed:
+            progress.note(f"resumed {workdir} at step {step}")
+        started = time.perf_counter()
+        train_step = setup.compile_step()
+        progress.compiled(time.perf_counter() - started)
+        position, bad_position = iterator.get_state(), bad.state()
+        batch = next_batch() if step < config.total_steps else None
+        while step < config.total_steps and not stop.received:
+            with jax.transfer_guard("disallow"):
+                state = train_step(state, frozen, batch, key)
+            step += 1
+            # what a resume at this step must read next: the batch not yet fetched
+            position, bad_position = iterator.get_state(), bad.state()
+            if step < config.total_steps:
+                batch = next_batch()
+            logged = None
+            if step % config.log_steps == 0 or step == config.total_steps:
+                logged = mean_metrics(state, config.log_steps)
+                writer.write_scalars(step, logged)
+                if int(state.bad_step) >= 0:
+                    save()
+            progress.step(step, logged)
+            if config.profile.steps and step == config.profile.start_step:
+                jax.profiler.start_trace(os.path.join(workdir, "profile"))
+            if config.profile.steps and step == config.profile.start_step + config.profile.steps:
+                jax.block_until_ready(state)
+                jax.profiler.stop_trace()
+            if step % config.checkpoint_steps == 0:
+                with progress.pause("checkpoint"):
+                    save()
+            if config.panel_steps and step % config.panel_steps == 0 and step < config.total_steps:
+                with progress.pause("panels"):
+                    draw_panels(setup, state, frozen, workdir, writer)
+            if config.evaluate_steps and step % config.evaluate_steps == 0 and step < config.total_steps:
+                with progress.pause("evaluate"):
+                    results = evaluate(setup, state, frozen)
+                    writer.write_scalars(step, {f"eval/{k}": v["value"] for k, v in results.items()})
+
+        # ---- end: save, show, export
+        with progress.pause("checkpoint"):
+            save()
+            checkpoints.wait()
+        if stop.received:
+            progress.note(f"stopped by SIGTERM; saved step {step}; the same command goes on from here")
+        else:
+            with progress.pause("panels"):
+                draw_panels(setup, state, frozen, workdir, writer)
+            digest = export(setup, state, workdir)
+            progress.note(f"exported {os.path.join(workdir, 'component')} ({digest[:12]})")
+        rates = progress.rates()
+    writer.write_hparams(rates)
+    writer.close()
+    checkpoints.close()
+    if hasattr(iterator, "close"):
+        iterator.close()
+    lock.close()
+    return cli.STOPPED if stop.received else 0
+
+
+def main(argv: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        cli.define_config(values)
+        flags.DEFINE_string("workdir", None, "where the run lives", flag_values=values)
+        flags.DEFINE_bool(
+            "dry_run", False, "print parameters, memory and FLOPs; touch no data", flag_values=values
+        )
+
+    values = cli.parse(argv, define, __doc__)
+    config = cli.required(values, "config")
+    if values.dry_run:
+        return dry_run.report(config)
+    return train(config, cli.required(values, "workdir"))
+
+
+if __name__ == "__main__":
+    cli.run(main)
