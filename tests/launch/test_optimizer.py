@@ -1,0 +1,72 @@
+"""Learning-rate schedules against the original's, parameter groups, decay masks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from configs.common import training
+from launch.runtime.optimizer import decay_mask, learning_rate, make_optimizer
+from rcg.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["mage_b", "mage_l", "floor"])
+@pytest.mark.parametrize("schedule", ["cosine", "const"])
+def test_schedule_equals_the_original(golden, name, schedule):
+    vectors = golden("rcg/lr_schedule")
+    peak, floor, warmup, epochs = vectors[f"in/{name}_lr_minlr_warmup_epochs"]
+    settings = ConfigDict(
+        {
+            "learning_rate": float(peak),
+            "min_learning_rate": float(floor),
+            "warmup_steps": float(warmup),
+            "schedule": {"const": "constant"}.get(schedule, schedule),
+        }
+    )
+    ours = learning_rate(vectors[f"in/{name}_epoch"], settings, float(epochs))
+    theirs = vectors[f"out/{name}_{schedule}_f64"]
+    error = np.abs(np.asarray(ours, np.float64) - theirs).max() / theirs.max()
+    print(f"lr {name} {schedule}: {error:.1e} (limit 1e-6)")
+    assert error < 1e-6
+
+
+PARAMS = {
+    "net": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones((2,))},
+    "head": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones((1, 2))},
+}
+
+
+def test_decay_spares_vectors_and_biases_unless_told_otherwise():
+    assert decay_mask(PARAMS, "matrices") == {
+        "net": {"kernel": True, "bias": False},
+        "head": {"kernel": True, "bias": False},
+    }
+    assert all(jax.tree.leaves(decay_mask(PARAMS, "all")))
+
+
+def test_a_group_has_its_own_rate_and_clip():
+    config = training()
+    config.optimizer.groups = ConfigDict({"frozen": {"params": "^head", "learning_rate": 0.0}})
+    config.optimizer.weight_decay = 0.1
+    optimizer = make_optimizer(config, PARAMS)
+    updates, _ = optimizer.update(PARAMS, optimizer.init(PARAMS), PARAMS)
+    assert all(not np.any(u) for u in jax.tree.leaves(updates["head"]))
+    assert all(np.all(np.asarray(u) < 0) for u in jax.tree.leaves(updates["net"]))
+
+
+def test_matches_plain_adamw():
+    config = training()
+    config.optimizer.weight_decay, config.optimizer.decay = 0.01, "all"
+    ours, plain = make_optimizer(config, PARAMS), optax.adamw(1e-3, weight_decay=0.01)
+    a, _ = ours.update(PARAMS, ours.init(PARAMS), PARAMS)
+    b, _ = plain.update(PARAMS, plain.init(PARAMS), PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_group_that_matches_nothing_is_refused():
+    config = training()
+    config.optimizer.groups = ConfigDict({"disc": {"params": "^discriminator"}})
+    with pytest.raises(UserError, match="disc"):
+        make_optimizer(config, PARAMS)
