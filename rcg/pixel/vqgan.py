@@ -72,6 +72,35 @@ class ResBlock(nn.Module):
         return conv((1, 1), name="nin_shortcut")(h) + h  # of h: MaskGIT's quirk
 
 
+class UpsampleConv(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution, in half the time.
+
+    An output pixel sees only 2x2 distinct input pixels. So the kernel's taps on one input pixel are
+    summed beforehand, which leaves a 2x2 convolution for each of the four positions in a doubled pixel.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, 2 H, 2 W, C]."""
+        B, H, W, C = x.shape
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, C, C))
+        bias = self.param("bias", nn.initializers.zeros, (C,)).astype(self.dtype)
+        sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [position, 2, 3]
+
+        def position(p: int, q: int) -> Array:
+            taps = jnp.einsum("ai,bj,ijcd->abcd", sums[p], sums[q], kernel, precision="highest")
+            padding = ((1 - p, p), (1 - q, q))
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x, taps.astype(self.dtype), (1, 1), padding, dimension_numbers=numbers
+            )
+
+        rows = [jnp.stack([position(p, q) for q in (0, 1)], axis=3) for p in (0, 1)]  # [B, H, W, 2, C]
+        return jnp.stack(rows, axis=2).reshape(B, 2 * H, 2 * W, C) + bias
+
+
 class Encoder(nn.Module):
     ch: int
     ch_mult: Sequence[int]
@@ -114,8 +143,7 @@ class Decoder(nn.Module):
             for j in range(self.num_res_blocks):
                 h = block(self.ch * mult, name=f"up_{i}_block_{j}")(h)
             if i > 0:
-                h = h.repeat(2, axis=1).repeat(2, axis=2)
-                h = nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=f"up_{i}_upsample")(h)
+                h = UpsampleConv(self.dtype, name=f"up_{i}_upsample")(h)
         h = GroupNormSwish(self.num_groups, self.dtype, name="norm_out")(h)
         return nn.Conv(3, (3, 3), dtype=self.dtype, name="conv_out")(h)
 
