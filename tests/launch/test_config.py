@@ -1,0 +1,82 @@
+"""Every config builds; mistakes are told before any device work, in one line."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.common import parse_arg, training
+from launch.runtime import cli
+from launch.runtime.config import save_or_compare, validate
+from rcg.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+RCG = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs" / "rcg").glob("[!_]*.py"))
+
+
+def config(**overrides):
+    made = training()
+    made.experiment = "rcg.rdm"
+    made.update_from_flattened_dict(overrides)
+    return made
+
+
+def test_argument_is_typed_and_strict():
+    assert parse_arg("variant=large,runlocal", variant="small", runlocal=False).runlocal is True
+    with pytest.raises(ValueError, match="varriant"):
+        parse_arg("varriant=large", variant="small")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("experiment", "rcg.rmd", 'did you mean "rcg.rdm"'),
+        ("batch_size", 250, "try 248 or 256"),
+        ("mesh.data", 3, "8 devices"),
+        ("compute.remat", "all", "none, full, dots"),
+        ("ema.decay", 1.0, "ema.decay"),
+        ("optimizer.warmup_steps", 10**6, "total_steps"),
+        ("log_steps", 0, "at least 1"),
+    ],
+)
+def test_fields_are_checked_together(field, value, says):
+    with pytest.raises(UserError, match=re.escape(says)):
+        validate(config(**{field: value}), 8)
+
+
+def test_resuming_another_model_is_refused_with_a_diff(tmp_path):
+    save_or_compare(config(), str(tmp_path))
+    save_or_compare(config(total_steps=5000, **{"mesh.fsdp": 8}), str(tmp_path))
+    with pytest.raises(UserError, match="batch_size: 256 -> 64"):
+        save_or_compare(config(batch_size=64), str(tmp_path))
+
+
+def run(*argv):
+    return subprocess.run(
+        [sys.executable, "-m", "launch.train", *argv], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--config=configs/rcg/rdm.py:runlocal", "--config.optimiser.b1=0.5"], "optimizer"),
+        (["--config=configs/rcg/rdm.py:runlocal", "--config.batch_size=many"], "batch_size"),
+        (["--config=configs/rcg/nothing.py"], "nothing.py"),
+        (["--config=configs/rcg/rdm.py:rnlocal"], "rnlocal"),
+        (["--workdri=x"], "workdri"),
+        ([], "--config"),
+    ],
+)
+def test_a_typo_is_one_line_and_status_2(argv, says):
+    done = run(*argv)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.strip().count("\n") == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", RCG)
+def test_every_config_gives_its_variants(path):
+    assert cli.read_config(f"{path}:runlocal").total_steps < cli.read_config(path).total_steps

@@ -1,0 +1,114 @@
+"""The train step of every experiment: the mesh, accumulation and remat never change the numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from launch.runtime import cli
+from launch.runtime.mesh import make_mesh
+from launch.runtime.setup import prepare
+from launch.runtime.step import mean_metrics, root_key, with_ema
+from rcg import component
+
+CONFIGS = {
+    "encoder": "configs/rcg/moco_v3.py:runlocal",
+    "tokenizer": "configs/rcg/vqgan.py:runlocal",
+    "rdm": "configs/rcg/rdm.py:runlocal",
+    "mage": "configs/rcg/mage.py:runlocal",
+}
+MESHES = {"1": (1, 1, 1), "8x1": (8, 1, 1), "1x8": (1, 8, 1), "2x4": (2, 4, 1), "2x2x2": (2, 2, 2)}
+
+
+def mesh(name: str) -> jax.sharding.Mesh:
+    shape = MESHES[name]
+    sizes = dict(zip(("data", "fsdp", "tensor"), shape, strict=True))
+    return make_mesh(sizes, jax.devices()[: int(np.prod(shape))])
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """An untrained encoder and tokenizer, as components on disk."""
+    folder = tmp_path_factory.mktemp("components")
+    paths = {}
+    for name in ("encoder", "tokenizer"):
+        setup = prepare(cli.read_config(CONFIGS[name]), mesh("1"))
+        state = setup.init_state()
+        variables = jax.device_get(setup.experiment.export(state.params, state.extra))
+        paths[name] = str(folder / name)
+        kind, architecture = setup.experiment.kind, setup.experiment.architecture
+        component.save(paths[name], component.Component(kind, architecture, variables))
+    return paths
+
+
+def setup_for(name, made, mesh_name="1", **overrides):
+    config = cli.read_config(CONFIGS[name])
+    wanted = {f"components.{k}": v for k, v in made.items() if k in config.get("components", {})}
+    fixed = {"batch_size": 16, "log_steps": 1, "total_steps": 100}
+    config.update_from_flattened_dict(fixed | wanted | overrides)
+    return prepare(config, mesh(mesh_name))
+
+
+def batches(setup, count):
+    rng = np.random.default_rng(1)
+    for _ in range(count):
+        yield {
+            name: rng.integers(0, 3 if name == "label" else 256, leaf.shape).astype(leaf.dtype)
+            for name, leaf in setup.batch_abstract.items()
+        }
+
+
+def losses(setup, steps=4):
+    state, frozen = setup.init_state(), setup.load_frozen()
+    step = jax.jit(setup.train_step)
+    history = []
+    for batch in batches(setup, steps):
+        state = step(state, frozen, setup.place(batch), root_key(setup.config))
+        history.append(mean_metrics(state, 1)["loss"])
+    return np.array(history), state
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_do_not_depend_on_the_mesh(name, made):
+    reference, state = losses(setup_for(name, made))
+    assert np.isfinite(reference).all() and int(state.bad_step) == -1
+    for mesh_name in list(MESHES)[1:]:
+        got, _ = losses(setup_for(name, made, mesh_name))
+        error = np.abs(got / reference - 1).max()
+        print(f"{name} on {mesh_name}: {error:.1e} (limit 1e-5)")
+        assert error < 1e-5, mesh_name
+
+
+def test_two_runs_are_equal_bit_for_bit(made):
+    _, a = losses(setup_for("mage", made), 2)
+    _, b = losses(setup_for("mage", made), 2)
+    jax.tree.map(np.testing.assert_array_equal, a.params, b.params)
+
+
+def test_accumulation_equals_the_whole_batch():
+    """On a loss without randomness: the tokenizer's."""
+    whole, _ = losses(setup_for("tokenizer", {}))
+    parts, _ = losses(setup_for("tokenizer", {}, **{"optimizer.accumulation_steps": 4}))
+    np.testing.assert_allclose(parts, whole, rtol=2e-5)
+
+
+def test_ema_at_decay_zero_point_nine_lags_one_step(made):
+    setup = setup_for("rdm", made, **{"ema.decay": 0.9, "ema.warmup": False, "ema.params": ".*"})
+    before = setup.init_state()
+    _, after = losses(setup, 1)
+    jax.tree.map(np.testing.assert_array_equal, with_ema(after, setup.config), before.params)
+    assert any(
+        np.any(a != b)
+        for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(before.params), strict=True)
+    )
+
+
+def test_the_first_bad_step_is_named(made):
+    setup = setup_for("rdm", made)
+    state, frozen = setup.init_state(), setup.load_frozen()
+    step = jax.jit(setup.train_step)
+    for i, batch in enumerate(batches(setup, 3)):
+        if i == 1:
+            state = state.replace(params=jax.tree.map(lambda x: x * jnp.nan, state.params))
+        state = step(state, frozen, setup.place(batch), root_key(setup.config))
+    assert int(state.bad_step) == 2
