@@ -237,4 +237,4 @@ def sincos_2d(dim: int, grid: int, *, rows_first: bool, cls_token: bool = True) 
     wave = np.concatenate([np.sin(cell), np.cos(cell)], axis=1)  # [grid, dim / 2]
     rows, cols = np.repeat(wave, grid, axis=0), np.tile(wave, (grid, 1))
     table = np.concatenate([rows, cols] if rows_first else [cols, rows], axis=1)
-    return np.concatenate([np.zeros((cls_token, dim)), table]).astype(np.float32)
+    return np.concatenate([np.zeros((int(cls_token), dim)), table]).astype(np.float32)
