@@ -1,7 +1,7 @@
-"""Runs a chain of stages, each on what the ones before it made: `python -m launch.pipeline --config=... --workdir=...`
+"""Runs a chain of stages: `python -m launch.pipeline --config=... --workdir=...`
 
-A stage trains an experiment in `workdir/<stage>` and measures it; then samples are drawn and one report is
-written. What is complete is skipped, what was cut off goes on where it was.
+Each stage trains an experiment in `workdir/<stage>`, on the components of the stages before it, and measures
+it; then samples are drawn and one report is written. What is complete is skipped, what was cut off goes on.
 """
 
 import json
@@ -25,6 +25,7 @@ from launch.runtime.images import grid, save_png
 from launch.train import train
 from rcg import component
 from rcg.data import eval_arrays
+from rcg.errors import UserError
 
 
 def hardware() -> dict[str, Any]:
@@ -108,9 +109,9 @@ def run_stage(name: str, stage: ConfigDict, workdir: str, record: Record) -> int
 
 def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
     """The sample tasks of the config, and a grid of real images to hold them against."""
-    stages = config.stages
-    hashes = [component.describe(os.path.join(workdir, name, "component")).content_hash for name in stages]
-    first = stage_config(next(iter(stages.values())), workdir)
+    folders = [os.path.join(workdir, name, "component") for name in config.order]
+    hashes = [component.describe(folder).content_hash for folder in folders]
+    first = stage_config(config.stages[config.order[0]], workdir)
     open_source = registry.resolve(registry.SOURCES, first.data.source, "config.data.source")
     images, _ = eval_arrays(open_source(first.data, first.data.eval_split), first.data, 64)
     real = os.path.join(workdir, "samples", "real")
@@ -140,8 +141,11 @@ def pipeline(config: ConfigDict, workdir: str) -> int:
     workdir = os.path.abspath(workdir)
     os.makedirs(workdir, exist_ok=True)
     record = Record(workdir, config)
-    for name, stage in config.stages.items():
-        code = run_stage(name, stage, workdir, record)
+    unknown = set(config.order) - set(config.stages)
+    if unknown:
+        raise UserError(f"config.order names {sorted(unknown)}; there are: {', '.join(config.stages)}")
+    for name in config.order:
+        code = run_stage(name, config.stages[name], workdir, record)
         if code:
             return code
     if config.samples:
