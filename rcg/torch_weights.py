@@ -35,6 +35,9 @@ TRANSFORMS = {
     "conv": Transform(  # OIHW <-> HWIO
         lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)
     ),
+    "count": Transform(  # torch counts in int64, which JAX does not hold by default
+        lambda a: a.astype(np.int32), lambda a: a.astype(np.int64)
+    ),
 }
 
 
