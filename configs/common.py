@@ -79,7 +79,10 @@ def images(path: str = "", source: str = "folder", image_size: int = 256) -> Con
     d.eval_split = "test"
     d.image_size = image_size
     d.augment = "center_crop"  # center_crop, random_crop_flip (the paper's), flip, none
+    d.crop_padding = 0  # pixels of reflected border around an image before its random crop
+    d.num_records = 2000  # how many dishes the kitchen draws for training
     d.workers = 0  # decoding processes
+    d.cache_mb = 512  # decoded images kept in memory, per process
     d.max_bad_fraction = 0.01  # more undecodable records than this stop the run
     d.max_eval_records = 0  # 0: all
     return d
