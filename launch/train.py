@@ -4,6 +4,7 @@ The same command again resumes from the newest checkpoint, bit for bit as if it 
 """
 
 import fcntl
+import json
 import os
 import signal
 import sys
@@ -213,8 +214,8 @@ def train(config: ConfigDict, workdir: str) -> int:
                 draw_panels(setup, state, frozen, workdir, writer)
             digest = export(setup, state, workdir)
             progress.note(f"exported {os.path.join(workdir, 'component')} ({digest[:12]})")
-        rates = progress.rates()
-    writer.write_hparams(rates)
+        with open(os.path.join(workdir, "metrics", "speed.json"), "w") as f:
+            json.dump(progress.rates(), f)
     writer.close()
     checkpoints.close()
     if hasattr(iterator, "close"):
