@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from rcg.errors import UserError
+
 BACKGROUND = 250
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Floats in [0, 1] -> uint8: clipped and truncated, as the official code writes its PNGs; NaN is black."""
+    """Floats in [0, 1] -> uint8, clipped and truncated as the official code writes PNGs; NaN is black."""
     images = np.asarray(images)
     if images.dtype == np.uint8:
         return images
@@ -23,6 +25,8 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
 def grid(images: np.ndarray, columns: int | None = None, pad: int = 2) -> np.ndarray:
     """[N, H, W, 3] -> one uint8 picture, row by row; as square as can be unless `columns` says."""
     images = to_uint8(images)
+    if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
+        raise ValueError(f"a grid is made of [N, H, W, 3] with N > 0, not of {images.shape}")
     n, h, w, _ = images.shape
     columns = columns or math.ceil(math.sqrt(n))
     rows = -(-n // columns)
@@ -61,8 +65,18 @@ def png_bytes(image: np.ndarray) -> bytes:
 
 
 def save_png(path: str, image: np.ndarray) -> None:
-    """Writes a PNG whole or not at all, making its folder."""
-    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    with open(path + ".incomplete", "wb") as f:
-        f.write(png_bytes(image))
-    os.replace(path + ".incomplete", path)
+    """Writes a PNG whole or not at all, making its folder.
+
+    Raises:
+      UserError: the disk is full, or the folder can't be written to.
+    """
+    encoded = png_bytes(image)
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        with open(path + ".incomplete", "wb") as f:
+            f.write(encoded)
+        os.replace(path + ".incomplete", path)
+    except OSError as error:
+        raise UserError(
+            f"can't write {path}: {error.strerror}; free some space, or name another folder"
+        ) from error
