@@ -14,38 +14,52 @@ from typing import Any
 from rich import progress as bars
 from rich.console import Console
 
-RECENT = 200  # steps that the rate is taken over
+RECENT = 25  # stretches between two readings of the metrics that the rate is the median of
 LINE_SECONDS = 10.0  # between two lines of a log
 
 
 def duration(seconds: float) -> str:
-    """E.g. "42 s", "3 min 05 s", "2 h 07 min"."""
+    """E.g. "42 s", "3 min 05 s", "2 h 07 min", "3 d 04 h"."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
     minutes, seconds = divmod(seconds, 60)
-    return f"{minutes} min {seconds:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 60:
+        return f"{minutes} min {seconds:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24:02d} h"
+
+
+def number(value: float) -> str:
+    """Three digits that count, never an exponent for a rate one meets: "0.0312", "4.56", "1,230"."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class Progress:
-    """Progress of a run from `start_step` to `total_steps`; a context manager."""
+    """Progress of a run from `start_step` to `total_steps`; a context manager.
+
+    Steps are dispatched ahead of the device, so one step's time on the host says nothing. Only where
+    metrics were read has the device caught up: times are taken from one such step to the next.
+    """
 
     def __init__(self, total_steps: int, batch_size: int, start_step: int = 0):
-        self._total, self._batch_size, self._step = total_steps, batch_size, start_step
-        self._start_step = start_step
-        self._times: collections.deque[float] = collections.deque(maxlen=RECENT)
-        self._paused = collections.Counter()
+        self._total, self._batch_size = total_steps, batch_size
+        self._step = self._start_step = self._synced_step = start_step
+        self._synced_at = time.perf_counter()
+        self._step_seconds: collections.deque[float] = collections.deque(maxlen=RECENT)
         self._compile = 0.0
-        self._last = self._last_line = time.perf_counter()
-        self._shown: Mapping[str, float] = {}
+        self._paused: collections.Counter[str] = collections.Counter()
+        self._last_line = -LINE_SECONDS
+        self._loss = ""
         console = Console(stderr=True)
-        self._live = console.is_terminal
+        self._live = sys.stderr.isatty() and not console.is_dumb_terminal
         self._bar = bars.Progress(
             bars.TextColumn("{task.percentage:>3.0f}%"),
-            bars.BarColumn(),
+            bars.BarColumn(bar_width=None),
             bars.TextColumn("{task.fields[text]}"),
             console=console,
             disable=not self._live,
+            expand=True,
         )
         self._task = self._bar.add_task("", total=total_steps, completed=start_step, text="compiling")
 
@@ -66,47 +80,63 @@ class Progress:
     def compiled(self, seconds: float) -> None:
         """The step was compiled in `seconds`; the rate starts now."""
         self._compile += seconds
-        self._last = time.perf_counter()
+        self._synced_at = time.perf_counter()
         self.note(f"compiled in {seconds:.1f} s")
 
     def step(self, step: int, metrics: Mapping[str, float] | None = None) -> None:
-        """`step` steps are done; `metrics` where they were just read."""
+        """`step` steps were dispatched; with `metrics` just read, they are done."""
         now = time.perf_counter()
-        self._times.append(now - self._last)
-        self._last, self._step, self._shown = now, step, metrics or self._shown
+        self._step = step
+        if metrics is not None:
+            if step > self._synced_step:
+                self._step_seconds.append((now - self._synced_at) / (step - self._synced_step))
+            self._synced_at, self._synced_step = now, step
+            if "loss" in metrics:
+                self._loss = f"loss {metrics['loss']:.4g}"
         if self._live:
             self._bar.update(self._task, completed=step, text=self._text())
-        elif now - self._last_line >= LINE_SECONDS or step == self._total:
+        elif now - self._last_line >= LINE_SECONDS and self._step_seconds or step == self._total:
             self._last_line = now
-            self.note(f"{100 * step / self._total:3.0f}% {self._text()}")
+            percent = 100 * step / max(self._total, 1)
+            self.note(f"{percent:3.0f}%  {step}/{self._total}  {self._text()}")
 
     @contextlib.contextmanager
     def pause(self, name: str) -> Iterator[None]:
-        """Time that belongs to no step."""
+        """Time that belongs to no step: evaluating, saving, drawing."""
         started = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - started
-        self._paused[name] += seconds
-        self._last += seconds
+        if self._live:
+            self._bar.update(self._task, text=name)
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self._paused[name] += seconds
+            self._synced_at += seconds
 
     def rates(self) -> dict[str, float]:
-        """steps_per_second, examples_per_second (over recent steps), compile_seconds, paused_seconds."""
-        mean = statistics.fmean(self._times) if self._times else float("inf")
+        """steps_per_second, examples_per_second (of recent steps; 0 before the first reading),
+        compile_seconds, paused_seconds."""
+        per_second = 1 / statistics.median(self._step_seconds) if self._step_seconds else 0.0
         return {
-            "steps_per_second": 1 / mean,
-            "examples_per_second": self._batch_size / mean,
+            "steps_per_second": per_second,
+            "examples_per_second": self._batch_size * per_second,
             "compile_seconds": self._compile,
             "paused_seconds": sum(self._paused.values()),
         }
 
-    def _text(self) -> str:
-        rates = self.rates()
-        left = (self._total - self._step) / rates["steps_per_second"]
-        # what was paused so far will be paused again at the same pace
+    def _seconds_left(self, steps_per_second: float) -> float:
+        """Steps at the recent rate, and pauses as often and as long as so far."""
         done = max(self._step - self._start_step, 1)
-        left += rates["paused_seconds"] * (self._total - self._step) / done
-        loss = f"loss {self._shown['loss']:.4f}  " if "loss" in self._shown else ""
-        return (
-            f"{self._step}/{self._total}  {loss}{rates['steps_per_second']:.2f} steps/s  "
-            f"{rates['examples_per_second']:.0f} examples/s  {duration(left)} left"
-        )
+        pauses = sum(self._paused.values()) / done
+        return (self._total - self._step) * (1 / steps_per_second + pauses)
+
+    def _text(self) -> str:
+        """What matters most comes first: a narrow terminal cuts the end off."""
+        rates = self.rates()
+        parts = [f"{self._step}/{self._total}"] if self._live else []
+        if self._step_seconds:
+            parts.append(f"{duration(self._seconds_left(rates['steps_per_second']))} left")
+            parts.append(self._loss)
+            parts.append(f"{number(rates['steps_per_second'])} steps/s")
+            parts.append(f"{number(rates['examples_per_second'])} examples/s")
+        return "  ".join(filter(None, parts))
