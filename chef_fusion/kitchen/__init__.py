@@ -1,0 +1,29 @@
+"""The toy kitchen: dishes drawn from a seed, with recipes that say exactly what is on the plate.
+
+    made = dish(seed=0, index=7)
+    image, text = draw(made, 64), recipe(made)
+    spicier = with_(made, "red chili")  # what goes with a base: menu.MENU
+
+The same (seed, index) gives the same dish, picture and words in every process.
+"""
+
+from chef_fusion.kitchen.menu import BASES, INGREDIENTS, SPLITS, Dish, Style, dish, partition, with_, without
+from chef_fusion.kitchen.scenes import draw
+from chef_fusion.kitchen.source import KitchenSource
+from chef_fusion.kitchen.words import read, recipe
+
+__all__ = [
+    "BASES",
+    "INGREDIENTS",
+    "SPLITS",
+    "Dish",
+    "KitchenSource",
+    "Style",
+    "dish",
+    "draw",
+    "partition",
+    "read",
+    "recipe",
+    "with_",
+    "without",
+]

@@ -1,0 +1,50 @@
+"""The kitchen as a source of records (`rcg.data.Source`)."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+from chef_fusion.kitchen import menu
+from chef_fusion.kitchen.scenes import draw
+from chef_fusion.kitchen.words import recipe
+from rcg.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class KitchenSource:
+    """`num` dishes of one split, drawn when asked for; `label` is the base's index.
+
+    Raises:
+      UserError: a split that does not exist, or less than one dish.
+    """
+
+    num: int
+    split: str = "train"
+    image_size: int = 64
+    seed: int = 0
+    label_names: ClassVar[tuple[str, ...]] = menu.BASES
+
+    def __post_init__(self):
+        if self.split not in menu.SPLITS:
+            raise UserError(f'the kitchen has no split "{self.split}"; there are: {", ".join(menu.SPLITS)}')
+        if self.num < 1:
+            raise UserError(f"the kitchen needs at least 1 dish, not {self.num}")
+
+    def __len__(self) -> int:
+        return self.num
+
+    def dish(self, i: int) -> menu.Dish:
+        if not 0 <= i < self.num:
+            raise IndexError(f"dish {i} of {self.num}")
+        return menu.dish(self.seed, int(i), self.split)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """{"image": uint8 [image_size, image_size, 3], "label": int}."""
+        made = self.dish(i)
+        return {"image": draw(made, self.image_size), "label": menu.BASES.index(made.base)}
+
+    def recipe(self, i: int) -> dict[str, Any]:
+        """The recipe of dish `i`, in Recipe1M's record form."""
+        return recipe(self.dish(i))
+
+    def name(self, i: int) -> str:
+        return f"kitchen/{self.split}/seed {self.seed}/dish {i}"
