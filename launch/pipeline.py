@@ -70,15 +70,18 @@ class Record:
         os.replace(self.path + ".incomplete", self.path)
 
 
-def stage_config(stage: ConfigDict, workdir: str) -> ConfigDict:
-    """The stage's own config file with its overrides and the components made before it."""
+def stage_config(config: ConfigDict, name: str, workdir: str) -> ConfigDict:
+    """The stage's own config file with its overrides, the pipeline's data, and the components before it."""
+    stage = config.stages[name]
     made = {f"components.{k}": os.path.join(workdir, v, "component") for k, v in stage.components.items()}
-    return cli.read_config(stage.config, flatten(stage.overrides.to_dict()) | made)
+    path = {"data.path": config.path} if config.path else {}
+    return cli.read_config(stage.config, flatten(stage.overrides.to_dict()) | made | path)
 
 
-def run_stage(name: str, stage: ConfigDict, workdir: str, record: Record) -> int:
+def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Record) -> int:
     """Trains and measures one stage; 0, or `cli.STOPPED`."""
-    config, folder = stage_config(stage, workdir), os.path.join(workdir, name)
+    stage, folder = pipeline_config.stages[name], os.path.join(workdir, name)
+    config = stage_config(pipeline_config, name, workdir)
     print(f"\n== {name}: {stage.title}", file=sys.stderr)
     started = time.perf_counter()
     complete = os.path.exists(os.path.join(folder, "component"))
@@ -111,7 +114,7 @@ def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
     """The sample tasks of the config, and a grid of real images to hold them against."""
     folders = [os.path.join(workdir, name, "component") for name in config.order]
     hashes = [component.describe(folder).content_hash for folder in folders]
-    first = stage_config(config.stages[config.order[0]], workdir)
+    first = stage_config(config, config.order[0], workdir)
     open_source = registry.resolve(registry.SOURCES, first.data.source, "config.data.source")
     images, _ = eval_arrays(open_source(first.data, first.data.eval_split), first.data, 64)
     real = os.path.join(workdir, "samples", "real")
@@ -145,7 +148,7 @@ def pipeline(config: ConfigDict, workdir: str) -> int:
     if unknown:
         raise UserError(f"config.order names {sorted(unknown)}; there are: {', '.join(config.stages)}")
     for name in config.order:
-        code = run_stage(name, config.stages[name], workdir, record)
+        code = run_stage(config, name, workdir, record)
         if code:
             return code
     if config.samples:

@@ -9,7 +9,7 @@ The same (seed, index) gives the same dish, picture and words in every process.
 
 from chef_fusion.kitchen.menu import BASES, INGREDIENTS, SPLITS, Dish, Style, dish, partition, with_, without
 from chef_fusion.kitchen.scenes import draw
-from chef_fusion.kitchen.source import KitchenSource
+from chef_fusion.kitchen.source import KitchenSource, open_source
 from chef_fusion.kitchen.words import read, recipe
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Style",
     "dish",
     "draw",
+    "open_source",
     "partition",
     "read",
     "recipe",

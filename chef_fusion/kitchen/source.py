@@ -48,3 +48,11 @@ class KitchenSource:
 
     def name(self, i: int) -> str:
         return f"kitchen/{self.split}/seed {self.seed}/dish {i}"
+
+
+def open_source(data: Any, split: str) -> KitchenSource:
+    """The kitchen as `config.data` asks for it: `num_records` dishes to train on, an eighth of that (at least
+    64) for each other split, drawn at `image_size`."""
+    split = {"train": data.train_split, "eval": data.eval_split}.get(split, split)
+    num = data.num_records if split == "train" else max(64, data.num_records // 8)
+    return KitchenSource(num, split, data.image_size)

@@ -55,7 +55,10 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], Any], usage:
     try:
         rest = values(list(argv))[1:]
     except (flags.Error, ValueError, TypeError, OSError, AttributeError, KeyError, ImportError) as error:
-        text = " ".join(str(error).split())
+        text = str(error).strip()
+        if "Traceback" in text:  # a config file that raised: its last line says what
+            text = f"{text.split(':')[0]}: {text.splitlines()[-1]}"
+        text = " ".join(text.split())
         raise UserError(f"{text.removeprefix('Error: ')} (--help lists the flags)") from error
     if values.help:
         print(f"{usage}\n\n{values.main_module_help() or values.get_help()}")

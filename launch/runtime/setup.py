@@ -65,8 +65,9 @@ class Setup:
         return step.lower(self.abstract, self.frozen_abstract, self.batch_abstract, key).compile()
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A host batch -> device arrays, split over the mesh's data and fsdp axes."""
-        return meshes.place_batch(batch, self.batch_sharding)
+        """What the experiment reads of a host batch -> device arrays, split over the data and fsdp axes."""
+        wanted = {k: batch[k] for k in self.experiment.batch_spec if k in batch}
+        return meshes.place_batch(wanted, self.batch_sharding)
 
 
 def use_compilation_cache(config: ConfigDict, workdir: str) -> None:
