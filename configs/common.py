@@ -77,12 +77,15 @@ def images(path: str = "", source: str = "folder", image_size: int = 256) -> Con
     d.path = path  # folder, file, or TFDS name
     d.train_split = "train"
     d.eval_split = "test"
+    d.image_column = "image"  # parquet, tfds: bytes of image files
+    d.label_column = "label"  # parquet, tfds: whole numbers or names; "": no labels
     d.image_size = image_size
     d.augment = "center_crop"  # center_crop, random_crop_flip (the paper's), flip, none
+    d.resize = 0  # short side before cropping, in training; 0: image_size
     d.crop_padding = 0  # pixels of reflected border around an image before its random crop
     d.num_records = 2000  # how many dishes the kitchen draws for training
-    d.workers = 0  # decoding processes
-    d.cache_mb = 512  # decoded images kept in memory, per process
+    d.workers = 0  # decoding processes; 0: threads
+    d.cache_mb = 512  # a training set that fits in this, decoded and resized, is decoded only once
     d.max_bad_fraction = 0.01  # more undecodable records than this stop the run
     d.max_eval_records = 0  # 0: all
     return d

@@ -1,0 +1,21 @@
+"""Images as training input: where they come from, how they are decoded, in which order they come.
+
+source = open_source(config.data, config.data.train_split)
+for batch in image_batches(source, config.data, split="train", batch_size=256, seed=0): ...
+"""
+
+from rcg.data.bad_records import BadRecords
+from rcg.data.pipeline import eval_arrays, image_batches
+from rcg.data.sources import ArraySource, ImageFolder, ParquetImages, Source, TfdsImages, open_source
+
+__all__ = [
+    "ArraySource",
+    "BadRecords",
+    "ImageFolder",
+    "ParquetImages",
+    "Source",
+    "TfdsImages",
+    "eval_arrays",
+    "image_batches",
+    "open_source",
+]

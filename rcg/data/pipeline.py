@@ -1,0 +1,200 @@
+"""From records to batches, with Grain: what comes when depends on the seed and the position alone.
+
+A record's place in the stream and its random crop are drawn before the stream is split over processes,
+so every number of processes sees the same images, cropped alike, in the same global batches.
+"""
+
+import itertools
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grain
+import numpy as np
+from ml_collections import ConfigDict
+
+from rcg.data.decode import BadImage, Transform
+from rcg.data.sources import Source
+from rcg.errors import UserError
+
+AUGMENTATIONS = ("center_crop", "random_crop_flip", "flip", "none")  # none: center_crop by another name
+PADDING = -1  # the index of a row that only fills up an eval batch
+MAX_PROBES = 1000  # undecodable records in a row that end the run, whatever the allowed fraction
+NO_DRAWS = np.zeros(3)
+
+
+def image_batches(
+    source: Source,
+    data: ConfigDict,
+    *,
+    split: str,
+    batch_size: int,
+    seed: int,
+    shard_index: int = 0,
+    shard_count: int = 1,
+) -> grain.IterDataset:
+    """Batches of squares from `source`.
+
+    A record that can't be decoded is replaced by the next one (in the source's order) that can.
+
+    Args:
+      data: as `configs.common.images`.
+      split: "train": endless, reshuffled each epoch, augmented; "eval": one pass in order, at most
+        `max_eval_records` evenly spaced records, every shard with as many batches.
+      batch_size: rows of this shard's batches.
+
+    Returns:
+      A dataset of {"image": uint8 [B, S, S, 3], "label": int32 [B], "bad": int32 [B], the undecodable
+      records skipped to fill the row, "bad_index": int32 [B], the last of them or -1}. "eval" adds
+      "mask": float32 [B], 0 for rows that must not count: padding, and stand-ins for bad records.
+      Its iterators resume exactly from `get_state` with the same `data.workers`; `close` them.
+
+    Raises:
+      UserError: nothing in the source, or `data` does not fit together; when iterating, if
+        `MAX_PROBES` records in a row (or all) can't be decoded.
+    """
+    if not len(source):
+        raise UserError(f"config.data.path {data.path} holds no records")
+    if split == "eval":
+        count = min(len(source), data.max_eval_records or len(source))
+        rows = -(-count // (batch_size * shard_count)) * batch_size * shard_count
+        spread = [i * len(source) // count for i in range(count)] + [PADDING] * (rows - count)
+        elements = grain.MapDataset.source([(index, NO_DRAWS) for index in spread])
+        load, workers = _Loader(source, _transform(data, train=False), 0, _cores()), 0
+    elif split == "train":
+        transform = _transform(data, train=True)
+        fits = len(source) * transform.resize**2 * 3 <= data.cache_mb * 2**20
+        # Kept in memory, records are decoded once: processes would only multiply the memory.
+        workers = 0 if fits else data.workers
+        elements = grain.MapDataset.range(len(source)).seed(seed % 2**32).shuffle().repeat(None)
+        elements = elements.random_map(_draw)
+        load = _Loader(source, transform, data.cache_mb if fits else 0, 1 if workers else _cores())
+    else:
+        raise ValueError(f'split is "train" or "eval", not "{split}"')
+    batches = elements.slice(slice(shard_index, None, shard_count)).batch(batch_size, batch_fn=list).map(load)
+    if split == "train":
+        batches = batches.map(_without_mask)
+    # One reader: the loader itself decodes a batch's records in parallel, so few batches are in flight.
+    dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
+    if workers:
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return dataset
+
+
+def eval_arrays(source: Source, data: ConfigDict, limit: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """At most `limit` records (0: all), evenly spaced, prepared as for evaluation; bad ones are left out.
+
+    Returns:
+      images uint8 [N, S, S, 3], labels int32 [N].
+    """
+    load = _Loader(source, _transform(data, train=False), 0, _cores())
+    count = min(limit or len(source), len(source))
+    batch = load([(i * len(source) // count, NO_DRAWS) for i in range(count)])
+    good = batch["mask"] > 0
+    return batch["image"][good], batch["label"][good]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    return index, rng.random(3)
+
+
+def _without_mask(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in batch.items() if name != "mask"}
+
+
+def _transform(data: ConfigDict, train: bool) -> Transform:
+    """What `data.augment` means.
+
+    Raises:
+      UserError: an unknown augmentation, or sizes that do not fit together.
+    """
+    size = data.image_size
+    if data.augment not in AUGMENTATIONS:
+        there = ", ".join(AUGMENTATIONS)
+        raise UserError(f'config.data.augment = "{data.augment}" is unknown; there are: {there}')
+    if not train:
+        return Transform(size, size)
+    resize = data.resize or size
+    if resize < size:
+        raise UserError(f"config.data.resize {resize} is less than config.data.image_size {size}")
+    if not 0 <= data.crop_padding < resize:
+        raise UserError(f"config.data.crop_padding {data.crop_padding} is not in 0..{resize - 1}")
+    if data.augment == "random_crop_flip":
+        return Transform(size, resize, "random", data.crop_padding, flip=True)
+    return Transform(size, resize, flip=data.augment == "flip")
+
+
+class _Loader:
+    """[(index, draws)] -> a batch. Keeps prepared records in memory if `cache_mb` is not 0."""
+
+    def __init__(self, source: Source, transform: Transform, cache_mb: int, threads: int):
+        self._source, self._transform, self._threads = source, transform, threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._room = cache_mb * 2**20
+        self._kept: dict[int, tuple[np.ndarray, int] | None] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_pool": None, "_kept": {}}
+
+    def __call__(self, elements: Sequence[tuple[int, np.ndarray]]) -> dict[str, np.ndarray]:
+        size, rows = self._transform.size, len(elements)
+        batch = {
+            "image": np.zeros((rows, size, size, 3), np.uint8),
+            "label": np.zeros(rows, np.int32),
+            "bad": np.zeros(rows, np.int32),
+            "bad_index": np.full(rows, -1, np.int32),
+            "mask": np.zeros(rows, np.float32),
+        }
+
+        def fill(row: int) -> None:
+            index, draws = elements[row]
+            if index == PADDING:
+                return
+            (image, batch["label"][row]), batch["bad"][row], batch["bad_index"][row] = self._find_good(index)
+            batch["image"][row] = self._transform.finish(image, draws)
+            batch["mask"][row] = batch["bad"][row] == 0
+
+        if self._threads == 1 or all(index in self._kept for index, _ in elements):
+            for row in range(rows):
+                fill(row)
+        else:
+            self._pool = self._pool or ThreadPoolExecutor(self._threads, "decode")
+            for _ in self._pool.map(fill, range(rows)):
+                pass
+        return batch
+
+    def _find_good(self, first: int) -> tuple[tuple[np.ndarray, int], int, int]:
+        """The record at `first` or the next good one; how many were bad, and the last of those (or -1)."""
+        bad_index = -1
+        for bad in itertools.count():
+            index = (first + bad) % len(self._source)
+            record = self._prepared(index)
+            if record is not None:
+                return record, bad, bad_index
+            bad_index = index
+            if bad + 1 == min(len(self._source), MAX_PROBES):
+                raise UserError(
+                    f"{bad + 1} records in a row can't be decoded, from {self._source.name(first)} to "
+                    f"{self._source.name(index)}; is this the right data?"
+                )
+        raise AssertionError
+
+    def _prepared(self, index: int) -> tuple[np.ndarray, int] | None:
+        """None for a bad record."""
+        if index in self._kept:
+            return self._kept[index]
+        try:
+            record = self._source[index]
+            result = self._transform.prepare(record["image"]), record["label"]
+        except (BadImage, OSError):
+            result = None
+        size = result[0].nbytes if result else 0
+        if size < self._room:
+            self._room -= size
+            self._kept[index] = result
+        return result
