@@ -158,7 +158,11 @@ class Encoder(nn.Module):
 
     def __call__(self, images: Array, train: bool = False) -> Array:
         """[B, S, S, 3], normalised -> the head's output, [B, head_out], float32."""
-        return self.head(self.features(images, train).astype(self.dtype), train)
+        return self.project(self.features(images, train), train)
+
+    def project(self, tokens: Array, train: bool = False) -> Array:
+        """Class tokens [B, dim] -> the head's output, [B, head_out], float32."""
+        return self.head(tokens.astype(self.dtype), train)
 
 
 def _patch_init(key: Array, shape: tuple[int, ...], dtype: Dtype = jnp.float32) -> Array:
