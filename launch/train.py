@@ -73,6 +73,26 @@ def start(
     return state, progress
 
 
+def refuse_bad(state: TrainState, checkpoints: Checkpoints) -> None:
+    """Stops a run whose loss or gradient was not finite, naming the step; nothing bad is ever saved."""
+    if int(state.bad_step) >= 0:
+        raise cli.RunError(
+            f"loss or gradient is not finite at step {int(state.bad_step)}; the newest checkpoint is "
+            f"{checkpoints.latest()}. Lower the learning rate or clip gradients"
+        )
+
+
+def profile(config: ConfigDict, step: int, state: TrainState, workdir: str) -> None:
+    """Opens and closes the profiler's window after `step`."""
+    start, steps = config.profile.start_step, config.profile.steps
+    if steps and step == start:
+        jax.block_until_ready(state)
+        jax.profiler.start_trace(os.path.join(workdir, "profile"))
+    if steps and step == start + steps:
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+
+
 def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writer: MetricWriter) -> None:
     """PNG panels of what the experiment has to show."""
     shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
@@ -155,11 +175,7 @@ def train(config: ConfigDict, workdir: str) -> int:
         return setup.place(batch)
 
     def save() -> None:
-        if int(state.bad_step) >= 0:
-            raise cli.RunError(
-                f"loss or gradient is not finite at step {int(state.bad_step)}; the newest checkpoint is "
-                f"{checkpoints.latest()}. Lower the learning rate or clip gradients"
-            )
+        refuse_bad(state, checkpoints)
         progress = {"data": position, "bad": bad_position}
         checkpoints.save(step, state, progress, config.to_dict())
 
@@ -171,37 +187,41 @@ def train(config: ConfigDict, workdir: str) -> int:
         train_step = setup.compile_step()
         progress.compiled(time.perf_counter() - started)
         position, bad_position = iterator.get_state(), bad.state()
-        batch = next_batch() if step < config.total_steps else None
+        batch, before = next_batch() if step < config.total_steps else None, None
         while step < config.total_steps and not stop.received:
             with jax.transfer_guard("disallow"):
-                state = train_step(state, frozen, batch, key)
+                state, done = train_step(state, frozen, batch, key)
             step += 1
             # what a resume at this step must read next: the batch not yet fetched
             position, bad_position = iterator.get_state(), bad.state()
             if step < config.total_steps:
                 batch = next_batch()
-            logged = None
-            if step % config.log_steps == 0 or step == config.total_steps:
-                logged = mean_metrics(state, config.log_steps)
-                writer.write_scalars(step, logged)
-                if int(state.bad_step) >= 0:
-                    save()
-            progress.step(step, logged)
-            if config.profile.steps and step == config.profile.start_step:
-                jax.profiler.start_trace(os.path.join(workdir, "profile"))
-            if config.profile.steps and step == config.profile.start_step + config.profile.steps:
+            # one step runs while the next is sent: never so far ahead that a stop has to wait
+            jax.block_until_ready(before)
+            before = done
+            last = step == config.total_steps
+            scalars = {}
+            if step % config.log_steps == 0 or last:
+                scalars = mean_metrics(state, config.log_steps)
+            progress.step(step, scalars or None)
+            profile(config, step, state, workdir)
+            # measured and shown before the save: a kill in between repeats them, it does not lose them
+            if config.evaluate_steps and step % config.evaluate_steps == 0 and not last:
                 jax.block_until_ready(state)
-                jax.profiler.stop_trace()
-            if step % config.checkpoint_steps == 0:
-                with progress.pause("checkpoint"):
-                    save()
-            if config.panel_steps and step % config.panel_steps == 0 and step < config.total_steps:
-                with progress.pause("panels"):
-                    draw_panels(setup, state, frozen, workdir, writer)
-            if config.evaluate_steps and step % config.evaluate_steps == 0 and step < config.total_steps:
                 with progress.pause("evaluate"):
                     results = evaluate(setup, state, frozen)
-                    writer.write_scalars(step, {f"eval/{k}": v["value"] for k, v in results.items()})
+                    scalars |= {f"eval/{k}": v["value"] for k, v in results.items()}
+            if scalars:
+                writer.write_scalars(step, scalars)
+                refuse_bad(state, checkpoints)
+            if config.panel_steps and step % config.panel_steps == 0 and not last:
+                jax.block_until_ready(state)
+                with progress.pause("panels"):
+                    draw_panels(setup, state, frozen, workdir, writer)
+            if step % config.checkpoint_steps == 0 and not last:
+                jax.block_until_ready(state)
+                with progress.pause("checkpoint"):
+                    save()
 
         # ---- end: save, show, export
         with progress.pause("checkpoint"):

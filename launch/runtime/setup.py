@@ -57,9 +57,16 @@ class Setup:
         return loaded
 
     def compile_step(self) -> Any:
-        """The train step as one program with the state donated, compiled ahead of its first use."""
+        """(state, frozen, batch, key) -> (state, done), compiled ahead of its first use; the state is donated,
+        `done` is a scalar of its own to wait for."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
-        step = jax.jit(self.train_step, out_shardings=shardings, donate_argnums=0)
+
+        def program(state: TrainState, *inputs: Any) -> tuple[TrainState, jax.Array]:
+            state = self.train_step(state, *inputs)
+            return state, state.step + 0
+
+        out = (shardings, meshes.replicated(self.mesh))
+        step = jax.jit(program, out_shardings=out, donate_argnums=0)
         key = jax.eval_shape(lambda: root_key(self.config))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=meshes.replicated(self.mesh))
         return step.lower(self.abstract, self.frozen_abstract, self.batch_abstract, key).compile()
