@@ -4,21 +4,22 @@
         --config.components.encoder=runs/encoder/component --workdir=runs/rdm
 
 Variants: base, large (the paper's Table 9 for ViT-B and ViT-L: one network, another encoder), small (32 px
-images on two CPU cores). `conditional` adds class labels (appendix A).
+images on two CPU cores), kitchen (drawn dishes). `conditional` adds class labels (appendix A).
 """
 
 from ml_collections import ConfigDict
 
 from configs.common import images, parse_arg, training
 
+VARIANTS = ("base", "large", "small", "kitchen")
 IMAGENET = 1_281_167
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: variant=..., conditional, runlocal."""
     arg = parse_arg(arg, variant="base", conditional=False, runlocal=False)
-    if arg.variant not in ("base", "large", "small"):
-        raise ValueError(f'variant "{arg.variant}" is not one of base, large, small')
+    if arg.variant not in VARIANTS:
+        raise ValueError(f'variant "{arg.variant}" is not one of {", ".join(VARIANTS)}')
     c = training()
     c.experiment = "rcg.rdm"
     c.components = ConfigDict({"encoder": ""})  # folder of the frozen encoder's component
@@ -48,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.ema.decay = 0.9999
     c.ema.params = "^denoiser/"  # the class embedding is used raw, as published
 
-    if arg.variant == "small":
+    if arg.variant in ("small", "kitchen"):
         c.model.update(channels=128, width=512, bottleneck=512, time_dim=128, depth=6, context_dim=128)
         c.model.num_classes = 10 if arg.conditional else 0
         c.data = images(source="parquet", image_size=32)
@@ -57,6 +58,14 @@ def get_config(arg: str = "") -> ConfigDict:
         c.total_steps = 6000
         c.optimizer.learning_rate = 5e-4
         c.method.eval_samples = 5000
+    if arg.variant == "kitchen":
+        c.data = images(source="kitchen", image_size=64)
+        c.data.augment = "flip"
+        c.data.max_eval_records = 500
+        c.model.update(width=256, bottleneck=256, depth=4)
+        c.model.num_classes = 16 if arg.conditional else 0
+        c.batch_size = 128
+        c.total_steps = 600
     if arg.runlocal:
         c.model.update(channels=16, width=32, bottleneck=32, time_dim=16, depth=2, context_dim=16)
         c.model.num_classes = 4 if arg.conditional else 0

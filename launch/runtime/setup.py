@@ -57,7 +57,7 @@ class Setup:
         return loaded
 
     def compile_step(self) -> Any:
-        """(state, frozen, batch, key) -> (state, done), compiled ahead of its first use; the state is donated,
+        """(state, frozen, batch, key) -> (state, done), compiled ahead of use; the state is donated,
         `done` is a scalar of its own to wait for."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
 
