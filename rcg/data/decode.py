@@ -14,7 +14,7 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"
 ORIENTATION = 0x0112  # EXIF tag
 
 
-class BadImage(ValueError):
+class DecodeError(ValueError):
     """These bytes are no image we can use."""
 
 
@@ -25,37 +25,46 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def decode(data: bytes) -> Image.Image:
-    """A file's bytes -> upright RGB image.
+def decode(image: bytes | np.ndarray) -> Image.Image:
+    """A file's bytes, or uint8 [H, W, 3] -> upright RGB image.
 
     The first frame of an animation, transparency on white, 16 bits cut to the upper 8, CMYK by Pillow's
     plain conversion (no colour profiles).
 
     Raises:
-      BadImage: empty, truncated or foreign data, more than `MAX_PIXELS`, sides beyond 1:`MAX_ASPECT`.
+      DecodeError: empty, truncated or foreign data, more than `MAX_PIXELS`, sides beyond 1:`MAX_ASPECT`.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
-        _check_size(*image.size)
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
-    except BadImage:
+        if isinstance(image, np.ndarray):
+            return _from_array(image)
+        opened = Image.open(io.BytesIO(image), formats=_formats())
+        _check_size(*opened.size)
+        if opened.getexif().get(ORIENTATION, 1) != 1:
+            opened = ImageOps.exif_transpose(opened)
+        return _to_rgb(opened)
+    except DecodeError:
         raise
     except Exception as error:  # damaged bytes make decoders raise nearly anything
-        raise BadImage(f"{type(error).__name__}: {error}") from error
+        raise DecodeError(f"{type(error).__name__}: {error}") from error
+
+
+def _from_array(image: np.ndarray) -> Image.Image:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise DecodeError(f"{image.dtype} array of shape {image.shape}, not uint8 [H, W, 3]")
+    _check_size(image.shape[1], image.shape[0])
+    return Image.fromarray(image)
 
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise BadImage(f"{width} x {height} pixels are more than {MAX_PIXELS}")
+        raise DecodeError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
     if max(width, height) > MAX_ASPECT * min(width, height):
-        raise BadImage(f"{width} x {height} is too narrow")
+        raise DecodeError(f"{width} x {height} is too narrow")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise BadImage("floating-point pixels, of unknown range")
+        raise DecodeError("floating-point pixels, of unknown range")
     if image.mode.startswith("I"):  # 16 bits, whatever the container
         high = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
         image = Image.fromarray(high.astype(np.uint8))
@@ -72,9 +81,16 @@ def resized_sides(width: int, height: int, short: int) -> tuple[int, int]:
     return int(short * width / height), short
 
 
-def center_offset(length: int, size: int) -> int:
-    """torchvision's CenterCrop: half to even."""
-    return int(round((length - size) / 2.0))
+def resize_short_side(image: Image.Image, short: int) -> np.ndarray:
+    """torchvision's Resize(short, BICUBIC) of a PIL image -> uint8 [H, W, 3]."""
+    sides = resized_sides(*image.size, short)
+    return np.asarray(image if image.size == sides else image.resize(sides, Image.Resampling.BICUBIC))
+
+
+def center_crop(image: np.ndarray, size: int) -> np.ndarray:
+    """torchvision's CenterCrop: [H, W, 3] -> [size, size, 3], odd margins rounded half to even."""
+    top, left = (round((length - size) / 2) for length in image.shape[:2])
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,22 +121,10 @@ class Transform:
           uint8, [size, size, 3] or, for random crops, [H, W, 3] whose short side is `resize`.
 
         Raises:
-          BadImage: see `decode`.
+          DecodeError: see `decode`.
         """
-        if not isinstance(image, np.ndarray):
-            pixels = decode(image)
-        elif image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-            _check_size(image.shape[1], image.shape[0])
-            pixels = Image.fromarray(image)
-        else:
-            raise BadImage(f"{image.dtype} array of shape {image.shape}, not uint8 [H, W, 3]")
-        sides = resized_sides(*pixels.size, self.resize)
-        if pixels.size != sides:
-            pixels = pixels.resize(sides, Image.Resampling.BICUBIC)
-        if self.crop == "center":
-            left, top = (center_offset(side, self.size) for side in sides)
-            pixels = pixels.crop((left, top, left + self.size, top + self.size))
-        return np.asarray(pixels)
+        resized = resize_short_side(decode(image), self.resize)
+        return center_crop(resized, self.size) if self.crop == "center" else resized
 
     def finish(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Random crop and flip of what `prepare` gave.

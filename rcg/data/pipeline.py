@@ -14,7 +14,7 @@ import grain
 import numpy as np
 from ml_collections import ConfigDict
 
-from rcg.data.decode import BadImage, Transform
+from rcg.data.decode import DecodeError, Transform
 from rcg.data.sources import Source
 from rcg.errors import UserError
 
@@ -191,7 +191,7 @@ class _Loader:
         try:
             record = self._source[index]
             result = self._transform.prepare(record["image"]), record["label"]
-        except (BadImage, OSError):
+        except (DecodeError, OSError):
             result = None
         size = result[0].nbytes if result else 0
         if size < self._room:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from ml_collections import ConfigDict
 
-from rcg.data.decode import BadImage
+from rcg.data.decode import DecodeError
 from rcg.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"image": a file's bytes or uint8 [H, W, 3], "label": int}; OSError or BadImage if unreadable."""
+        """{"image": a file's bytes or uint8 [H, W, 3], "label": int}; OSError or DecodeError if unreadable."""
         ...
 
     def name(self, index: int) -> str:
@@ -318,7 +318,7 @@ class ParquetImages:
                 try:
                     table = self._open(file).read_row_group(number, [self._image_column])
                 except (pa.ArrowException, UserError) as error:
-                    raise BadImage(f"{file}, row group {number}: {error}") from error
+                    raise DecodeError(f"{file}, row group {number}: {error}") from error
                 self._cache[group] = table.column(0)
                 while len(self._cache) > 1 and sum(c.nbytes for c in self._cache.values()) > self._budget:
                     self._cache.popitem(last=False)
@@ -335,7 +335,7 @@ class ParquetImages:
                 with open(os.path.join(folder, where), "rb") as file:
                     image = file.read()
         if image is None:
-            raise BadImage("no image in this row")
+            raise DecodeError("no image in this row")
         return {"image": image, "label": int(self._labels[index])}
 
     def name(self, index: int) -> str:
