@@ -33,7 +33,11 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"image": a file's bytes or uint8 [H, W, 3], "label": int}; OSError or DecodeError if unreadable."""
+        """{"image": a file's bytes or uint8 [H, W, 3], "label": int}.
+
+        Raises:
+          DecodeError, OSError: this record can't be read.
+        """
         ...
 
     def name(self, index: int) -> str:
