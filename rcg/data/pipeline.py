@@ -79,6 +79,7 @@ def image_batches(
     dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.map(_copied)
     return dataset
 
 
@@ -101,6 +102,11 @@ def _cores() -> int:
 
 def _draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
     return index, rng.random(3)
+
+
+def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Out of the memory shared with the workers, which JAX on CPU would alias and keep beyond the exit."""
+    return {name: np.array(value) for name, value in batch.items()}
 
 
 def _without_mask(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
