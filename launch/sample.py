@@ -1,0 +1,208 @@
+"""Makes images with trained networks: `python -m launch.sample --workdir=... --task=... --out=...`
+
+    generate           --num images from noise
+    class_conditional  --num images of each of --labels, from an RDM trained with labels
+    reconstruct        --num images with the representation of each --image
+    interpolate        --num images from the first --image's representation to the second's
+
+--workdir is a pipeline's folder; --components.rdm=... and so on name what is elsewhere. Writes numbered PNGs, all of them in grid.png, and samples.json: what made them, and how long it took.
+"""
+
+import json
+import os
+import re
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from launch.runtime import cli
+from launch.runtime.images import grid, save_png, to_uint8
+from launch.runtime.setup import use_compilation_cache
+from rcg import generate as chain
+from rcg.data import DecodeError, center_crop, decode, resize_short_side
+from rcg.errors import UserError
+
+NUM = {"generate": 16, "class_conditional": 8, "reconstruct": 4, "interpolate": 8}
+NUMBERED = re.compile(r"\d{6}\.png")
+GRID_IMAGES = 256  # at most this many in grid.png
+
+
+def read_image(path: str, size: int) -> np.ndarray:
+    """The file's centre, as training saw images: uint8 [size, size, 3].
+
+    Raises:
+      UserError: no such file, or not a picture.
+    """
+    try:
+        with open(path, "rb") as f:
+            return center_crop(resize_short_side(decode(f.read()), size), size)
+    except OSError as error:
+        raise UserError(f"--image={path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise UserError(f"--image={path} can't be read as a picture ({error})") from error
+
+
+def component_paths(values: flags.FlagValues, task: str) -> dict[str, str]:
+    """Component name -> path, from --workdir and the --components.* that override it."""
+    named = {name: values[f"components.{name}"].value for name in chain.KINDS}
+    named = {name: path for name, path in named.items() if path}
+    found = {}
+    if values.workdir:
+        found = chain.find(values.workdir, class_conditional=task == "class_conditional")
+        for name, path in named.items():  # a stage's name will do
+            stage = os.path.join(values.workdir, path, "component")
+            named[name] = stage if os.path.isdir(stage) and not os.path.exists(path) else path
+    if not found and not named:
+        raise UserError("--workdir=<a pipeline's folder> is needed, or --components.<name>=<path> for each")
+    return found | named
+
+
+def load(paths: dict[str, str], dtype: str) -> chain.RCG:
+    """`rcg.load`, its warnings as lines on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", chain.MismatchWarning)
+        model = chain.load(paths, dtype=dtype)
+    for warning in caught:
+        print(f"warning: {warning.message}", file=sys.stderr)
+    return model
+
+
+def labels_for(model: chain.RCG, asked: list[str], num: int) -> np.ndarray:
+    """`num` of each label; without --labels of the first ten classes there are."""
+    try:
+        labels = [int(label) for label in asked]
+    except ValueError as error:
+        raise UserError(f"--labels={','.join(asked)}: labels are numbers, as --labels=0,1,2") from error
+    labels = labels or range(min(10, chain.num_classes(model)))
+    if not len(labels):
+        raise UserError("class_conditional needs an RDM trained with labels; these networks know no classes")
+    return np.repeat(np.array(labels, np.int32), num)
+
+
+def sample(model: chain.RCG, task: str, values: flags.FlagValues) -> tuple[Iterable[Any], Any, int]:
+    """What the task makes.
+
+    Returns:
+      (batches of images [n, H, W, 3]; what stands in front of each row of the grid, [rows, H, W, 3] or None;
+      the grid's columns, 0 for as square as can be).
+    """
+    key, num = jax.random.key(values.seed), values.num or NUM[task]
+    settings = {k: values[k].value for k in ("mage_steps", "temperature", "cfg_scale", "batch_size")}
+    settings["batch_size"] = settings["batch_size"] or None
+    if task in ("generate", "class_conditional"):
+        settings |= {"rdm_steps": values.rdm_steps, "eta": values.eta}
+        if task == "generate":
+            return chain.generate_batches(model, key, num, **settings), None, 0
+        labels = labels_for(model, values.labels, num)
+        return chain.generate_batches(model, key, len(labels), labels, **settings), None, num
+    images = [read_image(path, chain.image_size(model)) for path in values.image]
+    if task == "interpolate":
+        if len(images) != 2:
+            raise UserError(
+                f"interpolate needs --image twice, got {len(images)}: --image=a.jpg --image=b.jpg"
+            )
+        made = chain.interpolate(model, key, *images, num, standardise=values.standardise, **settings)
+        return [made], None, num
+    if not images:
+        raise UserError("reconstruct needs --image=<file>, one or more")
+    made = chain.reconstruct(model, key, np.stack(images), num, **settings)
+    return [made.reshape(-1, *made.shape[2:])], np.stack(images), num
+
+
+def write(out: str, batches: Iterable[Any]) -> tuple[np.ndarray, int]:
+    """Numbered PNGs of all batches -> (the first ones, uint8; how many there are)."""
+    kept, count = [], 0
+    for batch in batches:
+        images = to_uint8(jax.device_get(batch))
+        for image in images:
+            save_png(os.path.join(out, f"{count:06d}.png"), image)
+            if count < GRID_IMAGES:
+                kept.append(image)
+            count += 1
+    return np.stack(kept), count
+
+
+def clear(out: str) -> None:
+    """Takes away what an earlier call wrote, so that the folder holds this one's images only."""
+    if os.path.exists(os.path.join(out, "samples.json")):
+        for name in os.listdir(out):
+            if NUMBERED.fullmatch(name):
+                os.remove(os.path.join(out, name))
+
+
+def main(argv: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        define_in = {"flag_values": values}
+        flags.DEFINE_string("workdir", None, "a pipeline's folder, with all components", **define_in)
+        for name in chain.KINDS:
+            text = f"{name}: a component's folder, or a stage of --workdir"
+            flags.DEFINE_string(f"components.{name}", None, text, **define_in)
+        flags.DEFINE_enum("task", "generate", list(NUM), "what to make", **define_in)
+        flags.DEFINE_integer("num", 0, f"how many (of each); by default {NUM}", lower_bound=0, **define_in)
+        flags.DEFINE_multi_string("image", [], "an image file; may be given more than once", **define_in)
+        flags.DEFINE_list("labels", [], "classes, as 0,1,2", **define_in)
+        flags.DEFINE_integer("seed", 0, "decides every draw", **define_in)
+        flags.DEFINE_float("cfg_scale", 0.0, "guidance, 0: off", **define_in)
+        flags.DEFINE_integer("rdm_steps", 250, "DDIM steps", **define_in)
+        flags.DEFINE_float("eta", 1.0, "DDIM noise, 0..1", **define_in)
+        flags.DEFINE_integer("mage_steps", 20, "decoding steps", **define_in)
+        flags.DEFINE_float("temperature", 6.0, "of the decoding", **define_in)
+        flags.DEFINE_bool("standardise", False, "interpolate: bring mixtures to unit deviation", **define_in)
+        flags.DEFINE_integer(
+            "batch_size", 0, f"images at once, 0: {chain.BATCH} at most", lower_bound=0, **define_in
+        )
+        flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "to compute in", **define_in)
+        flags.DEFINE_string("out", None, "folder to write to", **define_in)
+
+    values = cli.parse(argv, define, __doc__)
+    out, task = cli.required(values, "out"), values.task
+    paths = component_paths(values, task)
+    if values.workdir:
+        use_compilation_cache(ConfigDict({"compilation_cache": ""}), os.path.join(values.workdir, task))
+    model = load(paths, values.dtype)
+    clear(out)
+    started = time.perf_counter()
+    batches, front, columns = sample(model, task, values)
+    images, count = write(out, batches)
+    seconds = time.perf_counter() - started
+    rows = images
+    if front is not None:
+        rows = images[: len(images) // columns * columns].reshape(-1, columns, *images.shape[1:])
+        rows = np.concatenate([front[: len(rows), None], rows], axis=1).reshape(-1, *images.shape[1:])
+        columns += 1
+    save_png(os.path.join(out, "grid.png"), grid(rows, columns or None))
+
+    networks = {name: getattr(model, name) for name in paths}
+    about = {
+        "task": task,
+        "samples": count,
+        "seed": values.seed,
+        "settings": {
+            k: values[k].value
+            for k in ("cfg_scale", "rdm_steps", "eta", "mage_steps", "temperature", "batch_size", "dtype")
+        },
+        "labels": values.labels,
+        "images": values.image,
+        "components": {
+            name: {"path": paths[name], "content_hash": network.content_hash}
+            for name, network in networks.items()
+        },
+        "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+        "seconds": round(seconds, 3),  # compiling and writing included
+        "images_per_second": round(count / seconds, 3),
+    }
+    with open(os.path.join(out, "samples.json"), "w") as f:
+        json.dump(about, f, indent=2)
+    print(f"{count} images in {seconds:.1f} s: {os.path.join(out, 'grid.png')}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)
