@@ -1,0 +1,113 @@
+"""MAGE: images from representations. Needs a tokenizer and an encoder.
+
+    python -m launch.train --config=configs/rcg/mage.py:variant=large --config.data.path=/data/imagenet \
+        --config.components.encoder=runs/encoder/component \
+        --config.components.tokenizer=runs/tokenizer/component --workdir=runs/mage
+
+Variants: base, large, huge (the paper's Tables 9 and 10, 256 px), small (32 px, 8 x 8 tokens: two CPU
+cores), kitchen (drawn dishes at 64 px, 8 x 8 tokens).
+"""
+
+from ml_collections import ConfigDict
+
+from configs.common import images, parse_arg, training
+
+VARIANTS = ("base", "large", "huge", "small", "kitchen")
+IMAGENET = 1_281_167
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """`arg`: variant=..., epochs=... (the paper: 200 for ablations, 800 in the end), runlocal."""
+    arg = parse_arg(arg, variant="base", epochs=200, runlocal=False)
+    if arg.variant not in VARIANTS:
+        raise ValueError(f'variant "{arg.variant}" is not one of {", ".join(VARIANTS)}')
+    c = training()
+    c.experiment = "rcg.mage"
+    # folders of components; rdm is for evaluation only and may be left out
+    c.components = ConfigDict({"tokenizer": "", "encoder": "", "rdm": ""})
+
+    c.model = ConfigDict()
+    c.model.variant = arg.variant if arg.variant in ("base", "large", "huge") else "small"  # widths, depths
+    c.model.num_tokens = 256  # of one image
+    c.model.codebook_size = 1024
+    c.model.class_slots = 1000  # unused ids of the published vocabulary
+    c.model.conditioning = "representation"  # representation, class, none
+    c.model.rep_dim = 256
+    c.model.num_classes = 1000  # where conditioning is class
+    c.model.rep_drop_prob = 0.1  # for guidance
+    c.model.dropout_rate = 0.1
+    c.model.mask_ratio_mean = 0.75
+    c.model.mask_ratio_std = 0.25
+    c.model.label_smoothing = 0.1
+
+    c.method = ConfigDict()
+    c.method.mage_steps = 20  # decoding steps of panels and evaluation
+    c.method.temperature = 11.0 if arg.variant in ("large", "huge") else 6.0
+    c.method.cfg_scale = 0.0  # also measure generation with this guidance; 0: do not
+    c.method.rdm_steps = 250
+    c.method.eta = 1.0
+    c.method.eval_samples = 10_000
+
+    c.data = images(image_size=256)
+    c.data.augment = "random_crop_flip"  # the paper's; the official command's default is center_crop
+
+    c.batch_size = 4096
+    steps_per_epoch = IMAGENET // c.batch_size
+    c.total_steps = arg.epochs * steps_per_epoch
+    c.optimizer.learning_rate = 1.5e-4 * c.batch_size / 256
+    c.optimizer.b2 = 0.95
+    c.optimizer.weight_decay = 0.05
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup_steps = 10 * steps_per_epoch
+    c.optimizer.clip_norm = 3.0
+    c.panel_steps = 5 * steps_per_epoch
+    c.compute.scan_layers = True
+
+    if arg.variant in ("small", "kitchen"):
+        _little(c)
+        if arg.variant == "kitchen":
+            _kitchen(c)
+    if arg.runlocal:
+        _runlocal(c)
+    return c
+
+
+def _little(c: ConfigDict) -> None:
+    """CIFAR-10: two CPU cores, a quarter of an hour."""
+    c.model.update(num_tokens=64, codebook_size=256, class_slots=16, rep_dim=128, num_classes=10)
+    c.method.update(cfg_scale=2.0, eval_samples=2000, rdm_steps=100)
+    c.data = images(source="parquet", image_size=32)
+    c.data.augment = "flip"
+    c.data.max_eval_records = 2000
+    c.batch_size = 64
+    c.total_steps = 1600
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.warmup_steps = 100
+    c.panel_steps = 0
+    c.compute.scan_layers = False
+
+
+def _kitchen(c: ConfigDict) -> None:
+    """Drawn dishes: two minutes."""
+    c.model.num_classes = 16
+    c.data = images(source="kitchen", image_size=64)
+    c.data.augment = "flip"
+    c.data.max_eval_records = 256
+    c.method.update(eval_samples=256, cfg_scale=2.0)
+    c.total_steps = 400
+    c.optimizer.warmup_steps = 40
+
+
+def _runlocal(c: ConfigDict) -> None:
+    """Any variant, tiny: seconds on a CPU."""
+    c.model.update(variant="tiny", num_tokens=64, codebook_size=16, class_slots=4, rep_dim=16, num_classes=4)
+    c.method.update(mage_steps=4, rdm_steps=10, eval_samples=32)
+    c.data = images(source="kitchen", image_size=32)
+    c.data.update(num_records=64, max_eval_records=32)
+    c.batch_size = 16
+    c.total_steps = 4
+    c.log_steps = 2
+    c.panel_steps = 0
+    c.checkpoint_steps = 4
+    c.optimizer.warmup_steps = 1
+    c.compute.scan_layers = False
