@@ -19,12 +19,12 @@ def stage(
       components: name in the experiment's config -> the stage that makes it.
       overrides: fields of the experiment's config; nested ones with "__": `model__dim=128`.
     """
-    nested = ConfigDict()
+    nested: dict[str, Any] = {}
     for name, value in overrides.items():
         *path, last = name.split("__")
         inner = nested
         for key in path:
-            inner = inner.setdefault(key, ConfigDict())
+            inner = inner.setdefault(key, {})
         inner[last] = value
     return ConfigDict(
         {

@@ -5,7 +5,8 @@
     reconstruct        --num images with the representation of each --image
     interpolate        --num images from the first --image's representation to the second's
 
---workdir is a pipeline's folder; --components.rdm=... and so on name what is elsewhere. Writes numbered PNGs, all of them in grid.png, and samples.json: what made them, and how long it took.
+--workdir is a pipeline's folder; --components.rdm=... and so on name what is elsewhere. Writes numbered PNGs,
+all of them in grid.png, and samples.json: what made them, and how long it took.
 """
 
 import json

@@ -164,7 +164,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Any], source: Any) -
             )
 
         def everything(split, limit):
-            images, labels = data.eval_arrays(_Spread(source(split), limit), config.data, limit=0)
+            images, labels = data.eval_arrays(source(split), config.data, limit)
             outputs = _in_batches(
                 lambda x: describe(variables_of(params, extra), put({"image": x})["image"]),
                 images,
@@ -240,23 +240,6 @@ def _check_frozen(config: ConfigDict) -> None:
                 f"encoder/{name} must {'' if want else 'not '}be in a config.optimizer.groups entry of "
                 f"learning_rate 0 (method.stop_grad_conv1 is {config.method.stop_grad_conv1}); set its params"
             )
-
-
-class _Spread:
-    """At most `limit` (0: all) records, evenly spaced: a folder is in the order of its labels."""
-
-    def __init__(self, source: data.Source, limit: int):
-        self._source, self.label_names = source, source.label_names
-        self._count = min(len(source), limit or len(source))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return self._source[index * len(self._source) // self._count]
-
-    def name(self, index: int) -> str:
-        return self._source.name(index * len(self._source) // self._count)
 
 
 def _small_pixels(images: Array) -> Array:

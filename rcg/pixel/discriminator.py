@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rcg.layers import Array, Dtype
+from rcg.layers import Array, Dtype, torch_linear_init
 
 
 class PatchDiscriminator(nn.Module):
@@ -30,7 +30,9 @@ class PatchDiscriminator(nn.Module):
     @nn.compact
     def __call__(self, images: Array) -> Array:
         """[B, S, S, 3] in [0, 1] -> logits, float32 [B, s, s]; s = S / 2^num_layers - 2."""
-        conv = functools.partial(nn.Conv, kernel_size=(4, 4), padding=1, dtype=self.dtype)
+        conv = functools.partial(
+            nn.Conv, kernel_size=(4, 4), padding=1, dtype=self.dtype, kernel_init=torch_linear_init
+        )
         x = conv(self.ch, strides=2, name="conv_0")((2 * images - 1).astype(self.dtype))
         x = nn.leaky_relu(x, 0.2)
         for i in range(1, self.num_layers + 1):

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from rcg.layers import Array, Dtype
+from rcg.layers import Array, Dtype, torch_linear_init
 from rcg.torch_weights import Rule, conv
 
 # VGG16's stages up to relu{1_2, 2_2, 3_3, 4_3, 5_3}: channels, and each convolution's place in `features`
@@ -39,7 +39,10 @@ class LPIPS(nn.Module):
             if i > 0:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for place in places:
-                x = nn.relu(nn.Conv(channels, (3, 3), dtype=self.dtype, name=f"conv_{place}")(x))
+                conv = nn.Conv(
+                    channels, (3, 3), dtype=self.dtype, kernel_init=torch_linear_init, name=f"conv_{place}"
+                )
+                x = nn.relu(conv(x))
             feature = x.astype(jnp.float32)
             # the floor inside the root keeps the gradient of an all-zero feature finite
             norm = jnp.sqrt(jnp.square(feature).sum(-1, keepdims=True) + 1e-20)

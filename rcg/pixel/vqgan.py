@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rcg.layers import Array, Dtype
+from rcg.layers import Array, Dtype, torch_linear_init
 from rcg.torch_weights import Rule, conv, norm
 
 
@@ -27,6 +27,10 @@ def codebook_loss(z: Array, z_q: Array, *, beta: float = 0.25, legacy: bool = Tr
     fixed = jax.lax.stop_gradient
     latent, code = jnp.square(fixed(z_q) - z).mean(), jnp.square(z_q - fixed(z)).mean()
     return latent + beta * code if legacy else code + beta * latent
+
+
+# torch's default, as in the official code
+Conv = functools.partial(nn.Conv, kernel_init=torch_linear_init)
 
 
 class GroupNormSwish(nn.Module):
@@ -62,7 +66,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, H, W, features]."""
-        conv = functools.partial(nn.Conv, self.features, use_bias=False, dtype=self.dtype)
+        conv = functools.partial(Conv, self.features, use_bias=False, dtype=self.dtype)
         h = GroupNormSwish(self.num_groups, self.dtype, name="norm1")(x)
         h = conv((3, 3), name="conv1")(h)
         h = GroupNormSwish(self.num_groups, self.dtype, name="norm2")(h)
@@ -85,7 +89,7 @@ class UpsampleConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, 2 H, 2 W, C]."""
         B, H, W, C = x.shape
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, C, C))
+        kernel = self.param("kernel", torch_linear_init, (3, 3, C, C))
         bias = self.param("bias", nn.initializers.zeros, (C,)).astype(self.dtype)
         sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [position, 2, 3]
 
@@ -113,7 +117,7 @@ class Encoder(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, H, W, 3] -> [B, H / 2^(levels - 1), W / 2^(levels - 1), z_channels]."""
         block = functools.partial(ResBlock, num_groups=self.num_groups, dtype=self.dtype)
-        h = nn.Conv(self.ch, (3, 3), use_bias=False, dtype=self.dtype, name="conv_in")(x)
+        h = Conv(self.ch, (3, 3), use_bias=False, dtype=self.dtype, name="conv_in")(x)
         for i, mult in enumerate(self.ch_mult):
             for j in range(self.num_res_blocks):
                 h = block(self.ch * mult, name=f"down_{i}_block_{j}")(h)
@@ -122,7 +126,7 @@ class Encoder(nn.Module):
         for j in (1, 2):
             h = block(h.shape[-1], name=f"mid_block_{j}")(h)
         h = GroupNormSwish(self.num_groups, self.dtype, name="norm_out")(h)
-        return nn.Conv(self.z_channels, (1, 1), dtype=self.dtype, name="conv_out")(h)
+        return Conv(self.z_channels, (1, 1), dtype=self.dtype, name="conv_out")(h)
 
 
 class Decoder(nn.Module):
@@ -136,7 +140,7 @@ class Decoder(nn.Module):
     def __call__(self, z: Array) -> Array:
         """[B, h, w, z_channels] -> [B, h * 2^(levels - 1), w * 2^(levels - 1), 3]."""
         block = functools.partial(ResBlock, num_groups=self.num_groups, dtype=self.dtype)
-        h = nn.Conv(self.ch * self.ch_mult[-1], (3, 3), dtype=self.dtype, name="conv_in")(z)
+        h = Conv(self.ch * self.ch_mult[-1], (3, 3), dtype=self.dtype, name="conv_in")(z)
         for j in (1, 2):
             h = block(h.shape[-1], name=f"mid_block_{j}")(h)
         for i, mult in reversed(list(enumerate(self.ch_mult))):  # level 0 is the full resolution
@@ -145,7 +149,7 @@ class Decoder(nn.Module):
             if i > 0:
                 h = UpsampleConv(self.dtype, name=f"up_{i}_upsample")(h)
         h = GroupNormSwish(self.num_groups, self.dtype, name="norm_out")(h)
-        return nn.Conv(3, (3, 3), dtype=self.dtype, name="conv_out")(h)
+        return Conv(3, (3, 3), dtype=self.dtype, name="conv_out")(h)
 
 
 class VQGAN(nn.Module):

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rcg import component, encoders, rdm
 from rcg.component import Component
@@ -30,15 +31,20 @@ RDM = {"channels": REP, "width": 16, "bottleneck": 16, "time_dim": 8, "depth": 1
 MAGE = {"variant": "tiny", "num_tokens": 16, "codebook_size": 16, "class_slots": 4, "rep_dim": REP}
 
 
-def _livelier(variables):
-    """Zero-initialised outputs would hide what reaches them."""
-    leaves, tree = jax.tree.flatten(variables)
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [
-        x + 0.1 * jax.random.normal(k, x.shape) if jnp.issubdtype(x.dtype, jnp.floating) else x
-        for x, k in zip(leaves, keys, strict=True)
-    ]
-    return jax.tree.unflatten(tree, noisy)
+def _variables(module, inputs):
+    """Random, without compiling `init`; large enough that each input shows in the output."""
+    draw = np.random.default_rng(0)
+
+    def fill(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return np.zeros(leaf.shape, leaf.dtype)
+        if name.endswith(("scale", "var")):
+            return np.ones(leaf.shape, leaf.dtype)
+        return draw.normal(0, 0.4, leaf.shape).astype(leaf.dtype)
+
+    abstract = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return jax.tree.map_with_path(fill, abstract)
 
 
 def build(folder, rdms=("rdm",), only=None):
@@ -63,6 +69,6 @@ def build(folder, rdms=("rdm",), only=None):
         )
     for name in only or networks:
         kind, architecture, module, inputs = networks[name]
-        variables = _livelier(jax.jit(module.init)(key, *inputs))
-        component.save(str(folder / name / "component"), Component(kind, architecture, variables))
+        about = Component(kind, architecture, _variables(module, inputs))
+        component.save(str(folder / name / "component"), about)
     return folder
