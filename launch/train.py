@@ -146,6 +146,12 @@ def train(config: ConfigDict, workdir: str) -> int:
     lock = lock_workdir(workdir)
     save_or_compare(config, workdir)
 
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    reached = checkpoints.latest() or 0
+    if reached >= config.total_steps and os.path.exists(os.path.join(workdir, "component")):
+        print(f"{workdir} is complete at step {reached}", file=sys.stderr)
+        return 0
+
     # ---- data
     dataset = setup.experiment.dataset(
         "train",
@@ -158,14 +164,10 @@ def train(config: ConfigDict, workdir: str) -> int:
     bad = BadRecords(setup.source("train"), config.data.max_bad_fraction)
 
     # ---- state: the newest checkpoint, or a fresh start
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     state, resumed = start(setup, checkpoints, iterator, bad)
     step = int(state.step)
     writer = MetricWriter(workdir)
     writer.rewind(step)
-    if step >= config.total_steps and os.path.exists(os.path.join(workdir, "component")):
-        print(f"{workdir} is complete at step {step}", file=sys.stderr)
-        return 0
     frozen = setup.load_frozen()
     key = jax.device_put(root_key(config), jax.tree.leaves(setup.abstract)[0].sharding)
 
