@@ -115,9 +115,8 @@ def test_flops_of_rdm():
     check("RDM", 16 * sum(benchmark.rdm_flops(module)), counted(module.apply, variables, x, t))
 
 
-@pytest.mark.parametrize("size", ["base", "large"])
-def test_flops_of_mage(size):
-    module = benchmark.mage.build({"variant": size}, attention="einsum")
+def test_flops_of_mage():
+    module = benchmark.mage.build(BASE.mage | {"depth": 3, "decoder_depth": 2}, attention="einsum")
     example = jax.eval_shape(lambda: benchmark.mage_example(module))
     variables = jax.eval_shape(module.init, benchmark.RNG, *example)
     check("MAGE, half hidden", benchmark.mage_flops(module, 128), counted(module.apply, variables, *example))
