@@ -6,7 +6,8 @@ them, is a method of its own, so that sampling computes it for all steps at once
 
 import functools
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -16,10 +17,8 @@ import numpy as np
 
 from rcg import diffusion
 from rcg.errors import UserError
-from rcg.layers import Array, Dtype, layer_norm, torch_linear_init
+from rcg.layers import REMAT_POLICIES, Array, Dtype, layer_norm, torch_linear_init
 from rcg.torch_weights import Rule, dense, norm
-
-VARIANTS = {"base": (1536, 12), "small": (512, 6), "tiny": (64, 2)}  # width and bottleneck, layers
 
 
 def sinusoid(t: Array, dim: int) -> Array:
@@ -92,6 +91,8 @@ class Denoiser(nn.Module):
     depth: int
     context: bool
     dtype: Dtype = jnp.float32
+    scan_layers: bool = False  # as `rcg.layers.Stack`: parameters lie per layer either way
+    remat: str = "none"
 
     def setup(self):
         self.time_embed_0 = Linear(self.time_dim, dtype=self.dtype)
@@ -119,9 +120,28 @@ class Denoiser(nn.Module):
     def __call__(self, x: Array, conditions: list[Array]) -> Array:
         """x: [B, channels]; conditions: [B or 1, bottleneck] for each layer -> x_0, float32 [B, channels]."""
         h = self.input_proj(x)
-        for block, condition in zip(self.res_blocks, conditions, strict=True):
-            h = block(h, condition)
+        if self.is_initializing():
+            for block, condition in zip(self.res_blocks, conditions, strict=True):
+                h = block(h, condition)
+        else:
+            h = self._run_blocks(h, conditions)
         return self.out_proj(nn.silu(self.out_norm(h))).astype(jnp.float32)
+
+    def _run_blocks(self, h: Array, conditions: list[Array]) -> Array:
+        block = ResBlock(self.width, self.bottleneck, self.context, self.dtype, parent=None)
+
+        def body(h, layer):
+            params, condition = layer
+            return block.apply({"params": params}, h, condition), None
+
+        if REMAT_POLICIES[self.remat] is not None:
+            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers)
+        layers = [(b.variables["params"], c) for b, c in zip(self.res_blocks, conditions, strict=True)]
+        if self.scan_layers:
+            return jax.lax.scan(body, h, jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers))[0]
+        for layer in layers:
+            h, _ = body(h, layer)
+        return h
 
 
 class RDM(nn.Module):
@@ -139,6 +159,8 @@ class RDM(nn.Module):
     beta_end: float = 0.0195
     timesteps: int = 1000
     dtype: Dtype = jnp.float32
+    scan_layers: bool = False
+    remat: str = "none"
 
     def setup(self):
         self.denoiser = Denoiser(
@@ -149,6 +171,8 @@ class RDM(nn.Module):
             self.depth,
             self.num_classes > 0,
             self.dtype,
+            self.scan_layers,
+            self.remat,
         )
         if self.num_classes:
             shape = (self.num_classes, self.context_dim)
@@ -248,9 +272,9 @@ def build(
     scan_layers: bool = False,
     remat: str = "none",
 ) -> RDM:
-    """The module of an architecture: RDM's fields. Its layers are few and cheap: always unrolled."""
-    del attention, scan_layers, remat
-    return RDM(**architecture, dtype=dtype)
+    """The module of an architecture: RDM's fields. It has no attention."""
+    del attention
+    return RDM(**architecture, dtype=dtype, scan_layers=scan_layers, remat=remat)
 
 
 def rules(architecture: Mapping[str, Any]) -> list[Rule]:
@@ -285,8 +309,13 @@ def ema_rules(architecture: Mapping[str, Any]) -> list[Rule]:
         inner = name.removeprefix("model.")
         return name if inner == name else f"model_ema.{inner.replace('.', '')}"
 
-    published = "model_ema.diffusion_model"
-    return [
-        rule._replace(theirs=averaged(rule.theirs).replace("model_ema.diffusion_model", published))
-        for rule in rules(architecture)
-    ]
+    return [rule._replace(theirs=averaged(rule.theirs)) for rule in rules(architecture)]
+
+
+def unused(names: Iterable[str], architecture: Mapping[str, Any], averaged: bool = True) -> list[str]:
+    """Those tensors of a published file that this model does not read: the schedule, the frozen encoder,
+    the other copy of the weights (raw or, not `averaged`, EMA), and an unconditional model's class table."""
+    read = {rule.theirs for rule in (ema_rules if averaged else rules)(architecture)}
+    schedule = diffusion.schedule(diffusion.betas()).keys()
+    known = re.compile(r"(model|model_ema|pretrained_encoder)\.|cond_stage_model\.embedding\.weight$")
+    return [name for name in names if name not in read and (name in schedule or known.match(name))]

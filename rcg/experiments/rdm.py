@@ -1,11 +1,13 @@
 """RDM: trains the representation diffusion model on a frozen encoder's representations (RCG section 3.2)."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rcg import encoders, metrics, rdm
@@ -69,45 +71,59 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def evaluate(params, extra, frozen, rng, put):
         size, number = config.batch_size, method.eval_samples
-        describe = jax.jit(lambda batch: represent(frozen, batch))
-        real, labels = [], []
-        for batch in dataset("eval", size, config.seed, 0, 1):
-            keep = np.asarray(batch["mask"]) > 0
-            on_device = put({k: batch[k] for k in ("image", "label")})
-            real.append(np.asarray(describe(on_device))[keep])
-            labels.append(batch["label"][keep])
-        real, labels = np.concatenate(real)[:number], np.concatenate(labels)[:number]
-
-        generate = jax.jit(lambda rng, labels: sample(params, rng, size, labels))
-        made = []
-        for i in range(-(-len(real) // size)):
-            asked = np.resize(labels[i * size : (i + 1) * size], size) if conditional else None
-            made.append(np.asarray(generate(jax.random.fold_in(rng, i), asked)))
-        made = np.concatenate(made)[: len(real)]
+        describe = jax.jit(lambda frozen, batch: represent(frozen, batch))
+        generate = jax.jit(lambda params, rng, labels: sample(params, rng, size, labels))
+        # each process measures its share; all then hold everything
+        whole = functools.partial(multihost_utils.process_allgather, tiled=True)
+        share, index = size // jax.process_count(), jax.process_index()
+        real, labels, made, seen = [], [], [], 0
+        for i, batch in enumerate(dataset("eval", share, config.seed, index, jax.process_count())):
+            placed = put({k: batch[k] for k in ("image", "label")})
+            keep = whole(batch["mask"]) > 0
+            asked = whole(batch["label"])
+            real.append(np.asarray(whole(describe(frozen, placed)))[keep])
+            labels.append(asked[keep])
+            drawn = generate(params, jax.random.fold_in(rng, i), placed["label"] if conditional else None)
+            made.append(np.asarray(whole(drawn))[keep])
+            seen += keep.sum()
+            if seen >= number:
+                break
+        real, labels, made = (np.concatenate(x)[:number] for x in (real, labels, made))
+        noise = np.random.default_rng(config.seed).standard_normal(real.shape)
+        noise -= noise.mean(1, keepdims=True)
+        noise /= noise.std(1, ddof=1, keepdims=True)
 
         def distance(a, b):
             return metrics.frechet_distance(*metrics.gaussian(a), *metrics.gaussian(b))
 
-        about = {"samples": len(real), "rdm_steps": method.rdm_steps, "eta": method.eta}
+        about = {"features": "representations", "reference": "eval split"}
+        settings = {"rdm_steps": method.rdm_steps, "eta": method.eta}
+        whole_set, halves = {"samples": len(real), **about}, {"samples": len(real) // 2, **about}
         results = {
-            "rdm_frechet": {"value": distance(real, made), "features": "representations", **about},
-            "rdm_frechet_floor": {  # of as many real ones as can be held against each other
-                "value": distance(real[::2], real[1::2]),
-                "features": "representations",
-                "samples": len(real) // 2,
-            },
+            "rdm_frechet": {"value": distance(real, made), **whole_set, **settings},
+            "rdm_frechet_noise": {"value": distance(real, noise), **whole_set},  # knows nothing of the images
+            # the distance falls with the number of samples: the floor is to be held against the half
+            "rdm_frechet_half": {"value": distance(real[::2], made[1::2]), **halves, **settings},
+            "rdm_frechet_floor": {"value": distance(real[::2], real[1::2]), **halves},
         }
         if conditional:
-            means = np.stack([real[labels == c].mean(0) for c in np.unique(labels)])
+            classes = np.unique(labels)
+            means = np.stack([real[labels == c].mean(0) for c in classes])
             for name, points in (("class_accuracy", made), ("class_accuracy_real", real)):
-                nearest = np.square(points[:, None] - means).sum(-1).argmin(1)
-                right = float((np.unique(labels)[nearest] == labels).mean())
+                nearest = (np.square(means).sum(1) - 2 * points @ means.T).argmin(1)  # class mean
+                right = float((classes[nearest] == labels).mean())
                 results[f"rdm_{name}"] = {"value": right, "samples": len(real)}
         return results
 
     def dataset(split, batch_size, seed, shard_index, shard_count):
+        records = source(split)
+        if conditional and len(records.label_names) > module.num_classes:
+            raise UserError(
+                f"config.model.num_classes is {module.num_classes}, but the images have "
+                f"{len(records.label_names)} classes; set it to at least that"
+            )
         return image_batches(
-            source(split),
+            records,
             config.data,
             split=split,
             batch_size=batch_size,
