@@ -98,7 +98,7 @@ def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writ
     shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
     size = -(-PANEL_IMAGES // shards) * shards
     batch = next(iter(setup.experiment.dataset("eval", size, setup.config.seed, 0, 1)))
-    batch = setup.place(batch)
+    batch = setup.place_inputs(batch)
     key = jax.random.fold_in(root_key(setup.config), PANEL_STREAM)
     rows = jax.jit(setup.experiment.panels)(with_ema(state, setup.config), state.extra, frozen, batch, key)
     rows = {name: jax.device_get(images) for name, images in rows.items()}
@@ -174,7 +174,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     def next_batch() -> dict[str, jax.Array]:
         batch = next(iterator)
         bad.update(batch["bad"], batch["bad_index"])
-        return setup.place(batch)
+        return setup.place_inputs(batch)
 
     def save() -> None:
         refuse_bad(state, checkpoints)

@@ -72,9 +72,12 @@ class Setup:
         return step.lower(self.abstract, self.frozen_abstract, self.batch_abstract, key).compile()
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-        """What the experiment reads of a host batch -> device arrays, split over the data and fsdp axes."""
-        wanted = {k: batch[k] for k in self.experiment.batch_spec if k in batch}
-        return meshes.place_batch(wanted, self.batch_sharding)
+        """A host batch -> device arrays, split over the mesh's data and fsdp axes."""
+        return meshes.place_batch(batch, self.batch_sharding)
+
+    def place_inputs(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        """What the train step reads of a host batch, on the devices."""
+        return self.place({name: batch[name] for name in self.experiment.batch_spec})
 
 
 def use_compilation_cache(config: ConfigDict, workdir: str) -> None:
