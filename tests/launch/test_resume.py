@@ -1,5 +1,6 @@
 """Real processes, killed for real: the end is bit for bit that of a run that was never stopped."""
 
+import contextlib
 import json
 import os
 import signal
@@ -30,7 +31,7 @@ def photos(tmp_path_factory) -> Path:
 
 
 def command(photos: Path, workdir: Path, *more: str) -> list[str]:
-    """RDM-free and quick, yet with random crops, a worker process, EMA and a bad record."""
+    """Quick, yet with random crops, a worker process, EMA and a bad record."""
     return [
         sys.executable,
         "-m",
@@ -42,6 +43,7 @@ def command(photos: Path, workdir: Path, *more: str) -> list[str]:
         "--config.data.augment=random_crop_flip",
         "--config.data.max_bad_fraction=0.1",
         "--config.data.workers=1",
+        "--config.data.cache_mb=0",  # else threads decode, once
         "--config.batch_size=8",
         f"--config.total_steps={STEPS}",
         "--config.log_steps=10",
@@ -67,15 +69,18 @@ def steps_logged(workdir: Path) -> int:
 
 def interrupt(argv: list[str], workdir: Path, how: signal.Signals, after_lines: int) -> int:
     """Starts the run, waits until it has logged more, and sends `how`; the process's exit code."""
-    goal = after_lines
-    process = subprocess.Popen(argv, cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
+    log = workdir.with_suffix(".log")
+    with open(log, "w") as errors:
+        process = subprocess.Popen(argv, cwd=ROOT, env=environment(), stderr=errors, start_new_session=True)
     deadline = time.monotonic() + 240
-    while steps_logged(workdir) < goal and process.poll() is None:
+    while steps_logged(workdir) < after_lines and process.poll() is None:
         assert time.monotonic() < deadline, "the run made no progress"
         time.sleep(0.01)
     process.send_signal(how)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode in (-how, 143), error.decode()[-2000:]
+    process.wait(timeout=120)
+    with contextlib.suppress(ProcessLookupError):  # data workers that outlived a killed parent
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode in (-how, 143), log.read_text()[-2000:]
     return process.returncode
 
 
@@ -115,6 +120,6 @@ def test_killed_and_resumed_equals_uninterrupted(photos, tmp_path):
     newest = max((broken / "checkpoints").iterdir(), key=lambda p: int(p.name) if p.name.isdigit() else -1)
     for file in [p for p in (newest / "state").rglob("*") if p.is_file()]:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    failed = run(argv)
-    assert failed.returncode == 1
+    failed = run([*argv, f"--config.total_steps={STEPS + 10}"])
+    assert failed.returncode == 1, failed.stderr[-2000:]
     assert str(newest) in failed.stderr and "Traceback" not in failed.stderr
