@@ -39,10 +39,10 @@ class LPIPS(nn.Module):
             if i > 0:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for place in places:
-                conv = nn.Conv(
+                layer = nn.Conv(
                     channels, (3, 3), dtype=self.dtype, kernel_init=torch_linear_init, name=f"conv_{place}"
                 )
-                x = nn.relu(conv(x))
+                x = nn.relu(layer(x))
             feature = x.astype(jnp.float32)
             # the floor inside the root keeps the gradient of an all-zero feature finite
             norm = jnp.sqrt(jnp.square(feature).sum(-1, keepdims=True) + 1e-20)
