@@ -78,6 +78,10 @@ def required(values: flags.FlagValues, name: str) -> Any:
     value = values[name].value
     if value in (None, ""):
         raise UserError(f"--{name}=... is needed (--help lists the flags)")
+    try:
+        getattr(value, "is_locked", None)  # a config file that is not there is told on first use
+    except OSError as error:
+        raise UserError(f"--{name}: {' '.join(str(error).split())}") from error
     return value
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from configs.common import parse_arg, training
+from launch.pipeline import stage_config
 from launch.runtime import cli
 from launch.runtime.config import save_or_compare, validate
 from rcg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-RCG = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "configs" / "rcg").glob("[!_]*.py"))
+EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "rdm", "mage")]
+PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py", "configs/toy/demo.py"]
 
 
 def config(**overrides):
@@ -77,6 +79,17 @@ def test_a_typo_is_one_line_and_status_2(argv, says):
     assert done.stderr.strip().count("\n") == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", RCG)
+@pytest.mark.parametrize("path", EXPERIMENTS)
 def test_every_config_gives_its_variants(path):
     assert cli.read_config(f"{path}:runlocal").total_steps < cli.read_config(path).total_steps
+
+
+@pytest.mark.parametrize("path", PIPELINES)
+def test_every_stage_of_a_pipeline_is_a_valid_config(path):
+    config = cli.read_config(path, {"path": "/data"})
+    for name in config.order:
+        stage = stage_config(config, name, "/runs")
+        validate(stage, 1)
+        assert stage.data.path == "/data"
+        for component, made_by in config.stages[name].components.items():
+            assert stage.components[component] == f"/runs/{made_by}/component"
