@@ -35,7 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.stages.tokenizer = stage("VQGAN tokenizer", "configs/rcg/vqgan.py:variant=small")
     rdm, mage = "configs/rcg/rdm.py:variant=small", "configs/rcg/mage.py:variant=small"
     c.stages.rdm = stage("RDM", rdm, {"encoder": "encoder"}, total_steps=1500)
-    budget = {"total_steps": 800, "checkpoint_steps": 200}
+    budget = {"total_steps": 800, "checkpoint_steps": 200, "method__eval_samples": 512}
     c.stages.mage = stage("MAGE", mage, FROZEN | {"rdm": "rdm"}, **budget)
     c.stages.mage_unconditional = stage(
         "MAGE without condition", mage, FROZEN, model__conditioning="none", **budget

@@ -12,9 +12,9 @@ from launch.runtime.mesh import mesh_shape
 from rcg.errors import UserError
 from rcg.layers import REMAT_POLICIES
 
-# Fields a resumed run may change: they decide how it runs or how long, not what it computes.
+# Fields a resumed run may change: how it runs, how long, what is measured; not what it computes.
 FREE = re.compile(
-    r"total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
+    r"method\.eval_.*|data\.max_eval_records|total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
     r"compute\.(attention|scan_layers|remat)|profile\..*|compilation_cache"
 )
 
