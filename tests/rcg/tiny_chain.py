@@ -1,4 +1,4 @@
-"""A whole chain of tiny untrained networks, as components in a folder: 16 px images of 4 x 4 tokens."""
+"""A whole chain of tiny untrained networks, as components in a folder: 8 px images of 4 x 4 tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from rcg import component, encoders, rdm
 from rcg.component import Component
 from rcg.pixel import mage, vqgan
 
-SIZE, REP, CLASSES = 16, 8, 3
+SIZE, REP, CLASSES = 8, 8, 3
 ENCODER = {
     "arch": "moco_v3",
     "image_size": 16,
@@ -21,7 +21,7 @@ ENCODER = {
 }
 TOKENIZER = {
     "ch": 8,
-    "ch_mult": [1, 1, 2],
+    "ch_mult": [1, 2],
     "num_res_blocks": 1,
     "z_channels": 8,
     "codebook_size": 16,
@@ -51,7 +51,7 @@ def build(folder, rdms=("rdm",), only=None):
     """Writes encoder, tokenizer, mage, and an RDM for each name of `rdms`, with classes if it says so; or
     `only` these."""
     key, label = jax.random.key(0), jnp.zeros(1, jnp.int32)
-    image, rep = jnp.zeros((1, SIZE, SIZE, 3)), jnp.zeros((1, REP))
+    image, rep = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, REP))  # the encoder's 16 px fit both
     networks = {
         "encoder": ("rcg.encoder", ENCODER, encoders.build(ENCODER), (image,)),
         "tokenizer": ("rcg.vqgan", TOKENIZER, vqgan.build(TOKENIZER), (image,)),

@@ -89,9 +89,10 @@ def test_forward_and_gradients(golden, kind):
 
     # torch's float32 exp is a last bit off in one of the 32 frequencies, which t = 999 multiplies
     close("sinusoid", rdm.sinusoid(t, 64), vectors["out/sinusoid"], 5e-5)
-    close("y", forward(variables, x), vectors["out/y"], 1e-5)
+    close("y", jax.jit(forward)(variables, x), vectors["out/y"], 1e-5)
     cotangent = vectors["in/cotangent"]
-    grads, grad_x = jax.grad(lambda v, x: (forward(v, x) * cotangent).sum(), argnums=(0, 1))(variables, x)
+    gradient = jax.jit(jax.grad(lambda v, x: (forward(v, x) * cotangent).sum(), argnums=(0, 1)))
+    grads, grad_x = gradient(variables, x)
     close("grad x", grad_x, vectors["out/grad_x"], 1e-4)
     check_gradients(grads, bare, vectors)
 
@@ -103,9 +104,8 @@ def test_loss_and_gradients(golden, kind):
     module, variables = load(vectors, fields)
     labels = jnp.asarray(vectors["in/label"]) if fields["num_classes"] else None
     arguments = (vectors["in/x0"], jnp.asarray(vectors["in/t"]), vectors["in/noise"], labels)
-    (value, aux), grads = jax.value_and_grad(lambda v: rdm.loss(module, v, *arguments), has_aux=True)(
-        variables
-    )
+    value_and_grad = jax.jit(jax.value_and_grad(lambda v: rdm.loss(module, v, *arguments), has_aux=True))
+    (value, aux), grads = value_and_grad(variables)
     close("x_noisy", aux["x_t"], vectors["out/x_noisy"], 1e-5)
     close("pred", aux["prediction"], vectors["out/pred"], 1e-5)
     close("loss", value, vectors["out/loss"], 1e-5)
@@ -140,9 +140,8 @@ def test_ddim_trajectory(golden, kind, steps, eta):
     module, variables = load(vectors, fields, averaged=True)
     noise = {"x_T": vectors["in/x_T"], "steps": vectors["in/noise"]}
     labels = jnp.asarray(vectors["in/label"]) if fields["num_classes"] else None
-    x, predicted = rdm.sample(
-        module, variables, None, 3, labels=labels, steps=steps, eta=eta, noise=noise, trace=True
-    )
+    settings = {"labels": labels, "steps": steps, "eta": eta, "trace": True}
+    x, predicted = jax.jit(lambda v: rdm.sample(module, v, None, 3, noise=noise, **settings))(variables)
     close("pred_x0", predicted, vectors["out/pred_x0"], 1e-4)
     close("sample", x, vectors["out/sample"], 1e-4)
 
