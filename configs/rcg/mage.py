@@ -93,9 +93,9 @@ def _kitchen(c: ConfigDict) -> None:
     c.data = images(source="kitchen", image_size=64)
     c.data.augment = "flip"
     c.data.max_eval_records = 256
-    c.method.update(eval_samples=256, cfg_scale=2.0)
-    c.total_steps = 400
-    c.optimizer.warmup_steps = 40
+    c.method.update(eval_samples=256, cfg_scale=0.0)
+    c.total_steps = 300
+    c.optimizer.warmup_steps = 30
 
 
 def _runlocal(c: ConfigDict) -> None:

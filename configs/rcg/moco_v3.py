@@ -112,8 +112,8 @@ def _kitchen(c: ConfigDict) -> None:
     c.data.max_eval_records = 500
     c.model.update(image_size=64, patch_size=16, dim=96, depth=3, num_heads=3)
     c.method.eval_bank = 2000
-    c.total_steps = 200
-    c.optimizer.warmup_steps = 20
+    c.total_steps = 150
+    c.optimizer.warmup_steps = 15
 
 
 def _runlocal(c: ConfigDict) -> None:
