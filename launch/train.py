@@ -100,8 +100,15 @@ def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writ
     batch = next(iter(setup.experiment.dataset("eval", size, setup.config.seed, 0, 1)))
     batch = setup.place_inputs(batch)
     key = jax.random.fold_in(root_key(setup.config), PANEL_STREAM)
-    rows = jax.jit(setup.experiment.panels)(with_ema(state, setup.config), state.extra, frozen, batch, key)
-    rows = {name: jax.device_get(images) for name, images in rows.items()}
+    names: list[str] = []
+
+    def panels(*inputs: Any) -> list[jax.Array]:
+        rows = setup.experiment.panels(*inputs)
+        names.extend(rows)  # in their own order: a dict would come back from jit sorted by name
+        return list(rows.values())
+
+    images = jax.jit(panels)(with_ema(state, setup.config), state.extra, frozen, batch, key)
+    rows = dict(zip(names, jax.device_get(images), strict=True))
     step = int(state.step)
     save_png(os.path.join(workdir, "panels", f"step_{step:08d}.png"), labelled_rows(rows))
     writer.write_images(step, rows)
