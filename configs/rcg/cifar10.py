@@ -42,7 +42,9 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     c.samples = ConfigDict()
     c.samples.generate = ConfigDict({"task": "generate", "num": 64})
-    c.samples.guided = ConfigDict({"task": "generate", "num": 64, "cfg_scale": 3.0})
+    c.samples.guided = ConfigDict(
+        {"task": "generate", "num": 64, "cfg_scale": 2.0, "temperature": 2.0, "rdm_steps": 100}
+    )
     c.samples.reconstruct = ConfigDict({"task": "reconstruct", "images": 2, "num": 8})
     c.samples.interpolate = ConfigDict({"task": "interpolate", "images": 2, "num": 8})
     return c
