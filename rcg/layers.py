@@ -27,33 +27,48 @@ def layer_norm(eps: float, dtype: Dtype, name: str) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
+@jax.custom_vjp
 def gelu(x: Array) -> Array:
-    """The exact (erf) form, which all published weights were trained with."""
-    return nn.gelu(x, approximate=False)
+    """The exact (erf) form, which all published weights were trained with. Its gradient is computed from x
+    alone: two transcendentals again cost less than two more arrays kept from the forward pass."""
+    return x * _normal_cdf(x)
 
 
-def random_words(rng: Array, shape: tuple[int, ...]) -> Array:
-    """uint32 words, each a hash of its own index and the key.
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * np.asarray(0.5**0.5, x.dtype))
+
+
+def _gelu_backward(x: Array, g: Array) -> tuple[Array]:
+    density = jnp.exp(-0.5 * x * x) * np.asarray((2 * np.pi) ** -0.5, x.dtype)
+    return (g * (_normal_cdf(x) + x * density),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
+
+
+def random_words(rng: Array, shape: tuple[int, ...], first: Array | int = 0) -> Array:
+    """uint32 words, each a hash of the key and of its own index, counted row-major from `first`.
 
     For dropout, where threefry would cost a fifth of a training step: two rounds of a 32-bit mixer fuse
-    into whatever consumes them, cost nothing to differentiate or recompute, and are the same on every
-    mesh.
+    into whatever consumes them, are cheaper to draw again than to keep, and are the same on every mesh.
+    `rng` is a key, or its uint32 words.
     """
-    key = jax.random.key_data(rng).reshape(-1)
+    if jnp.issubdtype(rng.dtype, jax.dtypes.prng_key):
+        rng = jax.random.key_data(rng)
     x = jnp.zeros(shape, jnp.uint32)
     for axis, size in enumerate(shape):
         x = x * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    x = x * np.uint32(0x9E3779B9) + key[0]
-    x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD) ^ key[-1]
+    x = (x + jnp.uint32(first)) * np.uint32(0x9E3779B9) + rng[0]
+    x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD) ^ rng[-1]
     x = (x ^ (x >> 15)) * np.uint32(0x735A2D97)
     return x ^ (x >> 15)
 
 
-def dropout(x: Array, rate: float, rng: Array | None) -> Array:
-    """Inverted dropout; off when `rng` is None."""
+def dropout(x: Array, rate: float, rng: Array | None, first: Array | int = 0) -> Array:
+    """Inverted dropout; off when `rng` is None. `first`: x's place in a larger array, see `random_words`."""
     if rate == 0.0 or rng is None:
         return x
-    keep = random_words(rng, x.shape) >= np.uint32(round(rate * 2**32))
+    keep = random_words(rng, x.shape, first) >= np.uint32(round(rate * 2**32))
     return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
@@ -63,7 +78,6 @@ def attention(
     v: Array,
     *,
     impl: str = "auto",
-    training: bool = False,
     dropout_rate: float = 0.0,
     dropout_rng: Array | None = None,
 ) -> Array:
@@ -71,9 +85,8 @@ def attention(
 
     Args:
       q: [B, T, H, D]; k, v: [B, S, H, D].
-      impl: "einsum" (plain, differentiates well), "mapped" (a head at a time, whose scores stay in
-        cache: fastest forward on CPU), "fused" (the device's fused kernel, no dropout), or "auto".
-      training: whether gradients will be taken; "auto" then avoids "mapped".
+      impl: "einsum" (plain), "mapped" (a head at a time, whose scores stay in cache: fastest on CPU),
+        "fused" (the device's fused kernel, no dropout), or "auto". The draws of dropout are the same.
 
     Returns:
       [B, T, H, D] in q's dtype.
@@ -85,16 +98,19 @@ def attention(
         if backend == "gpu" and half and not drop and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
             impl = "fused"
         else:
-            impl = "mapped" if backend == "cpu" and not training else "einsum"
-    if drop and impl != "einsum":
-        raise ValueError(f'attention dropout needs impl="einsum", not "{impl}"')
+            impl = "mapped" if backend == "cpu" else "einsum"
+    if drop and impl == "fused":
+        raise ValueError('attention dropout needs impl "einsum" or "mapped", not "fused"')
     if impl == "fused":
         on_gpu = jax.default_backend() == "gpu"
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if on_gpu else None)
     q = q * q.shape[-1] ** -0.5
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B, H, T, D]
     if impl == "mapped":
-        out = _mapped_attention(q, k, v)
+        B, H, T, D = q.shape
+        flat = (x.reshape(B * H, -1, D) for x in (q, k, v))
+        words = jax.random.key_data(dropout_rng) if drop else jnp.zeros(2, jnp.uint32)
+        out = _mapped_attention(*flat, words, dropout_rate if drop else 0.0).reshape(B, H, T, D)
     elif impl == "einsum":
         logits = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits, axis=-1)
@@ -105,24 +121,62 @@ def attention(
     return out.swapaxes(1, 2)
 
 
-def _mapped_attention(q: Array, k: Array, v: Array, query_chunk: int = 512) -> Array:
-    """One (sample, head, chunk of queries) at a time. q: [B, H, T, D], already scaled."""
-    B, H, T, D = q.shape
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _mapped_attention(q: Array, k: Array, v: Array, rng: Array, rate: float) -> Array:
+    """One head at a time; q: [B * H, T, D], already scaled. The backward pass computes the scores again."""
+    return _mapped_forward(q, k, v, rng, rate)[0]
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)
+
+
+def _each_head(one_head: Callable[..., Any], *xs: Array) -> Any:
+    """Maps over the heads; `one_head` also gets the index of its scores' first element among all."""
+    heads, T, S = len(xs[0]), xs[0].shape[1], xs[1].shape[1]
+    first = np.arange(heads, dtype=np.uint32) * np.uint32(T * S)
+    return jax.lax.map(lambda x: one_head(*x), (first, *xs))
+
+
+def _mapped_forward(q, k, v, rng, rate, query_chunk: int = 512):
+    T, D = q.shape[1:]
     chunks = T // query_chunk if T > 1024 and T % query_chunk == 0 else 1
 
-    def one_head(qkv):
-        q, k, v = qkv
+    def one_head(first, q, k, v):
+        def one_chunk(x):
+            first, q = x
+            scores = _dot(q, k.T)
+            top = scores.max(-1, keepdims=True)
+            weights = jnp.exp(scores - top)
+            total = weights.sum(-1, keepdims=True)
+            weights = dropout(weights, rate, rng, first).astype(v.dtype)
+            return (_dot(weights, v) / total).astype(q.dtype), top + jnp.log(total)
 
-        def one_chunk(q):
-            logits = jnp.dot(q, k.T, preferred_element_type=jnp.float32)
-            weights = jnp.exp(logits - logits.max(-1, keepdims=True))
-            return jnp.dot(weights.astype(v.dtype), v) / weights.sum(-1, keepdims=True)
+        if chunks == 1:
+            return one_chunk((first, q))
+        at = first + np.arange(chunks, dtype=np.uint32) * np.uint32(query_chunk * len(k))
+        out, norm = jax.lax.map(one_chunk, (at, q.reshape(chunks, -1, D)))
+        return out.reshape(T, D), norm.reshape(T, 1)
 
-        out = one_chunk(q) if chunks == 1 else jax.lax.map(one_chunk, q.reshape(chunks, -1, D))
-        return out.reshape(T, D).astype(q.dtype)
+    out, norm = _each_head(one_head, q, k, v)
+    return out, (q, k, v, rng, out, norm)
 
-    flat = jax.tree.map(lambda x: x.reshape(B * H, -1, D), (q, k, v))
-    return jax.lax.map(one_head, flat).reshape(B, H, T, D)
+
+def _mapped_backward(rate, saved, g):
+    q, k, v, rng, out, norm = saved
+
+    def one_head(first, q, k, v, out, norm, g):
+        weights = jnp.exp(_dot(q, k.T) - norm)
+        d_weights = dropout(_dot(g, v.T), rate, rng, first)
+        d_scores = weights * (d_weights - (g * out).sum(-1, keepdims=True, dtype=jnp.float32))
+        weights, d_scores = dropout(weights, rate, rng, first).astype(q.dtype), d_scores.astype(q.dtype)
+        grads = _dot(d_scores, k), _dot(d_scores.T, q), _dot(weights.T, g)
+        return tuple(x.astype(q.dtype) for x in grads)
+
+    return *_each_head(one_head, q, k, v, out, norm, g), None
+
+
+_mapped_attention.defvjp(_mapped_forward, _mapped_backward)
 
 
 class SelfAttention(nn.Module):
@@ -147,7 +201,6 @@ class SelfAttention(nn.Module):
             k,
             v,
             impl=self.attention,
-            training=train,
             dropout_rate=self.dropout_rate,
             dropout_rng=rng,
         )

@@ -1,12 +1,14 @@
 """MAGE: trains the pixel generator on a frozen tokenizer's tokens, conditioned on a frozen encoder's
 representations, on class labels, or on nothing (RCG section 3.3)."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rcg import encoders, metrics, rdm
@@ -44,22 +46,22 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     architecture = mage.resolve(config.model.to_dict())
     module = mage.build(architecture, **options)
     _check_fit(module, tokenizer, encoder, sampler, size)
-    by_representation = module.conditioning == "representation"
+    conditioning = module.conditioning
 
     def tokenize(frozen, images):
         return tokenizer.apply(frozen["tokenizer"], images, method="tokenize")
 
     def condition(frozen, images, labels):
-        if by_representation:
+        if conditioning == "representation":
             return encoders.represent(encoder, frozen["encoder"], images)
-        return labels if module.conditioning == "class" else None
+        return labels if conditioning == "class" else None
 
     def init(rng):
         noise_key, params_key = jax.random.split(rng)
         cond = {"representation": jnp.zeros((1, module.rep_dim)), "class": jnp.zeros(1, jnp.int32)}
         noise = mage.draw_noise(module, noise_key, 1)
         tokens = jnp.zeros((1, module.num_tokens), jnp.int32)
-        return module.init(params_key, tokens, cond.get(module.conditioning), noise)["params"], {}
+        return module.init(params_key, tokens, cond.get(conditioning), noise)["params"], {}
 
     def losses(params, frozen, batch, rng, train):
         images = to_unit(batch["image"])
@@ -89,30 +91,24 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         made = tokenizer.apply(frozen["tokenizer"], tokens, method="decode_tokens")
         return jnp.clip(made, 0, 1)
 
+    def decoded(frozen, images):
+        made = tokenizer.apply(frozen["tokenizer"], tokenize(frozen, images), method="decode_tokens")
+        return jnp.clip(made, 0, 1)
+
     def panels(params, extra, frozen, batch, rng):
         images = to_unit(batch["image"])
-        cond, num = condition(frozen, images, batch["label"]), len(images)
-        tokens = tokenizer.apply(frozen["tokenizer"], tokenize(frozen, images), method="decode_tokens")
-        rows = {"image": images, "tokenizer": jnp.clip(tokens, 0, 1)}
+        cond = condition(frozen, images, batch["label"])
+        rows = {"image": images, "tokenizer": decoded(frozen, images)}
         for i, key in enumerate(jax.random.split(rng)):
-            rows[f"generated {i + 1}"] = paint(params, frozen, cond, num, key)
+            rows[f"generated {i + 1}"] = paint(params, frozen, cond, len(images), key)
         return rows
 
     def evaluate(params, extra, frozen, rng, put):
-        size = config.batch_size
-
-        @jax.jit
-        def look(frozen, images):
-            return encoders.features(encoder, frozen["encoder"], images)
-
-        @jax.jit
-        def masked(params, frozen, batch, rng):
-            value, aux = losses(params, frozen, batch, rng, False)
-            return value, aux["accuracy"]
+        size, number = config.batch_size, method.eval_samples
 
         def oracle(params, frozen, batch, rng):
             images = to_unit(batch["image"])
-            return paint(params, frozen, condition(frozen, images, batch["label"]), len(images), rng)
+            return paint(params, frozen, condition(frozen, images, batch["label"]), size, rng)
 
         def from_rdm(params, frozen, batch, rng, cfg_scale=0.0):
             rdm_key, paint_key = jax.random.split(rng)
@@ -122,47 +118,66 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             )
             return paint(params, frozen, cond, size, paint_key, cfg_scale)
 
-        def guided(*arguments):
-            return from_rdm(*arguments, cfg_scale=method.cfg_scale)
-
-        names = {"representation": "oracle", "class": "class", "none": "unconditional"}
-        ways = {names[module.conditioning]: oracle}
-        if by_representation and sampler is not None:
-            ways |= {"generated": from_rdm}
-            if method.cfg_scale:
-                ways["generated_guided"] = guided
-        ways = {name: jax.jit(lambda *a, f=f: look(a[1], f(*a))) for name, f in ways.items()}
-        real, made, sums = [], {name: [] for name in ways}, np.zeros(2)
-        for i, batch in enumerate(dataset("eval", size, config.seed, 0, 1)):
-            if i * size >= method.eval_samples:
-                break
-            keep = batch["mask"] > 0
-            placed, key = put(batch), jax.random.fold_in(rng, i)
-            real.append(np.asarray(look(frozen, to_unit(placed["image"])))[keep])
-            sums += keep.sum() * np.array([float(x) for x in masked(params, frozen, placed, key)])
-            for name, way in ways.items():
-                made[name].append(np.asarray(way(params, frozen, placed, key))[keep])
-        real = np.concatenate(real)
-
-        def distance(a, b):
-            return metrics.frechet_distance(*metrics.gaussian(a), *metrics.gaussian(b))
-
-        about = {"samples": len(real), "features": "encoder's class token", "reference": "eval split"}
-        results = {
-            f"frechet_{name}": {"value": distance(real, np.concatenate(features)), **about}
-            for name, features in made.items()
+        ways = {
+            "real": lambda params, frozen, batch, rng: to_unit(batch["image"]),
+            "tokenizer": lambda params, frozen, batch, rng: decoded(frozen, to_unit(batch["image"])),
+            {"representation": "oracle", "class": "class", "none": "unconditional"}[conditioning]: oracle,
         }
+        if conditioning == "representation" and sampler is not None:
+            ways["generated"] = from_rdm
+            if method.cfg_scale:
+                ways["generated_guided"] = functools.partial(from_rdm, cfg_scale=method.cfg_scale)
+
+        def seen(way):
+            return jax.jit(lambda p, f, b, r: encoders.features(encoder, f["encoder"], way(p, f, b, r)))
+
+        @jax.jit
+        def guess(params, frozen, batch, rng):
+            """Sums over the hidden tokens of the batch: loss, hits, tokens."""
+            _, aux = losses(params, frozen, batch, rng, train=False)
+            hidden = aux["masked"] * batch["mask"][:, None]
+            return jnp.stack([(hidden * x).sum() for x in (aux["token_loss"], aux["correct"], 1.0)])
+
+        ways = {name: seen(way) for name, way in ways.items()}
+        # each process reads its share; all then hold everything
+        whole = functools.partial(multihost_utils.process_allgather, tiled=True)
+        processes, index = jax.process_count(), jax.process_index()
+        features, sums, samples = {name: [] for name in ways}, np.zeros(3), 0
+        for i, batch in enumerate(dataset("eval", size // processes, config.seed, index, processes)):
+            placed, key = put({k: batch[k] for k in ("image", "label", "mask")}), jax.random.fold_in(rng, i)
+            keep = whole(batch["mask"]) > 0
+            for name, way in ways.items():
+                features[name].append(np.asarray(whole(way(params, frozen, placed, key)))[keep])
+            sums += np.asarray(guess(params, frozen, placed, key))
+            samples += int(keep.sum())
+            if samples >= number:
+                break
+        features = {name: np.concatenate(parts)[:number] for name, parts in features.items()}
+        real = features.pop("real")
+
+        def frechet(a, b):
+            value = metrics.frechet_distance(*metrics.gaussian(a), *metrics.gaussian(b))
+            about = {"features": "encoder's class token", "reference": "eval split"}
+            return {"value": value, "samples": len(b), **about}
+
+        results = {f"frechet_{name}": frechet(real, made) for name, made in features.items()}
         if "frechet_generated_guided" in results:
             results["frechet_generated_guided"]["cfg_scale"] = method.cfg_scale
-        half = {"value": distance(real[::2], real[1::2]), **about, "samples": len(real) // 2}
-        results["frechet_floor"] = half  # of two halves of the real images
-        results["masked_loss"] = {"value": sums[0] / len(real), "samples": len(real)}
-        results["masked_accuracy"] = {"value": sums[1] / len(real), "samples": len(real)}
+        # of two halves of the real images; fewer samples make the distance larger
+        results["frechet_floor"] = frechet(real[::2], real[1::2])
+        for name, total in zip(("loss", "accuracy"), sums, strict=False):
+            results[f"masked_{name}"] = {"value": float(total / sums[2]), "samples": samples}
         return results
 
     def dataset(split, batch_size, seed, shard_index, shard_count):
+        records = source(split)
+        if conditioning == "class" and len(records.label_names) > module.num_classes:
+            raise UserError(
+                f"config.model.num_classes is {module.num_classes}, but the images have "
+                f"{len(records.label_names)} classes; set it to at least that"
+            )
         return image_batches(
-            source(split),
+            records,
             config.data,
             split=split,
             batch_size=batch_size,

@@ -172,8 +172,9 @@ class Mage(nn.Module):
           train: dropout, from the "dropout" stream.
 
         Returns:
-          Cross-entropy with label smoothing, a float32 mean over the hidden tokens; and a dict of ids
-          [B, N], dropped, masked (bool [B, N]), latent, logits and the hidden tokens' accuracy.
+          Cross-entropy with label smoothing, a float32 mean over the hidden tokens; and a dict: `ids`,
+          `token_loss` and the bools `dropped`, `masked`, `correct` [B, N], `latent`, `logits`, and
+          `accuracy`, of the hidden tokens.
         """
         B, N = tokens.shape
         order = jnp.argsort(noise["mask"], axis=1)
@@ -192,6 +193,8 @@ class Mage(nn.Module):
         target += self.label_smoothing / self.codebook_size
         loss = -(target * jax.nn.log_softmax(logits)).sum(-1)
 
+        correct = logits.argmax(-1) == tokens
+
         def over_masked(x):
             return (x * masked).sum() / masked.sum()
 
@@ -201,7 +204,9 @@ class Mage(nn.Module):
             "masked": masked,
             "latent": latent,
             "logits": logits,
-            "accuracy": over_masked(logits.argmax(-1) == tokens),
+            "token_loss": loss,
+            "correct": correct,
+            "accuracy": over_masked(correct),
         }
 
 

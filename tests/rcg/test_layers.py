@@ -9,8 +9,8 @@ from rcg import layers
 
 
 def plain_attention(q, k, v):
-    logits = jnp.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.shape[-1])
-    return jnp.einsum("bhts,bshd->bthd", jax.nn.softmax(logits), v)
+    weights = np.exp(np.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.shape[-1]))
+    return np.einsum("bhts,bshd->bthd", weights / weights.sum(-1, keepdims=True), v)
 
 
 @pytest.mark.parametrize("impl", ["einsum", "mapped", "fused"])
@@ -20,6 +20,30 @@ def test_attention_forms_agree(impl, queries, keys):
     q, k, v = (jax.random.normal(r, (2, n, 3, 8)) for r, n in zip(rngs, (queries, keys, keys), strict=True))
     got = jax.jit(functools.partial(layers.attention, impl=impl))(q, k, v)
     np.testing.assert_allclose(got, plain_attention(q, k, v), atol=2e-6)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_attention_gradients_agree(rate):
+    """Mapped and einsum attention: same draws of dropout, same output, same gradients."""
+    rngs = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(r, (2, n, 3, 8)) for r, n in zip(rngs, (7, 12, 12), strict=False))
+
+    def run(impl):
+        def total(q, k, v):
+            out = layers.attention(q, k, v, impl=impl, dropout_rate=rate, dropout_rng=rngs[3])
+            return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
+
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+    for got, want in zip(jax.tree.leaves(run("mapped")), jax.tree.leaves(run("einsum")), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-6)
+
+
+def test_gelu_is_the_exact_form():
+    x = jnp.linspace(-9, 9, 1001)
+    want = jax.vmap(jax.value_and_grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
+    got = jax.vmap(jax.value_and_grad(layers.gelu))(x)
+    np.testing.assert_allclose(got, want, atol=1e-6)
 
 
 def test_dropout_keeps_the_mean_and_the_rate():
@@ -46,6 +70,33 @@ def test_random_words_look_random(impl):
     }
     for name, (a, b) in pairs.items():
         assert abs((a * b).mean() * 12) < 0.006, name  # 4 standard deviations
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def stack_gradients(stack, variables, x):
+    def total(variables, x):
+        return (stack.apply(variables, x, True, rngs={"dropout": jax.random.key(1)}) ** 2).sum()
+
+    return jax.value_and_grad(total, argnums=(0, 1))(variables, x)
+
+
+@pytest.mark.parametrize("scan, remat", [(True, "none"), (False, "full"), (True, "dots")])
+def test_stack_runs_alike(scan, remat):
+    """Scanned or unrolled, with or without recomputation: one layout, one result, dropout included."""
+    block = functools.partial(layers.Block, num_heads=2, mlp_dim=8, dropout_rate=0.3)
+    x = jax.random.normal(jax.random.key(2), (2, 3, 4))
+    plain, other = layers.Stack(block, 3), layers.Stack(block, 3, scan, remat)
+    variables = plain.init(jax.random.key(0), x)
+    assert jax.tree.structure(jax.eval_shape(other.init, jax.random.key(0), x)) == jax.tree.structure(
+        variables
+    )
+    got, want = stack_gradients(other, variables, x), stack_gradients(plain, variables, x)
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    difference = max(float(jnp.abs(a - b).max() / (1 + jnp.abs(b).max())) for a, b in pairs)
+    print(f"scan={scan}, remat={remat}: differ by {difference:.1e}")
+    assert difference < 1e-5
+    still = plain.apply(variables, x)
+    assert jnp.abs(plain.apply(variables, x, True, rngs={"dropout": jax.random.key(1)}) - still).max() > 1e-3
 
 
 def test_stack_parameters_lie_per_layer():
