@@ -1,0 +1,105 @@
+"""MAGE as an experiment, on a chain of tiny untrained networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs.rcg.mage import get_config
+from rcg import component
+from rcg.data import ArraySource
+from rcg.errors import UserError
+from rcg.experiments import mage
+from tests.rcg import tiny_chain
+
+SIZE = tiny_chain.SIZE
+NAMES = ("encoder", "tokenizer", "rdm")
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    folder = tiny_chain.build(tmp_path_factory.mktemp("chain"), only=NAMES)
+    return {name: component.load(str(folder / name / "component")) for name in NAMES}
+
+
+def settings(**model):
+    config = get_config("variant=small,runlocal")
+    config.model.update(num_tokens=16, codebook_size=16, rep_dim=tiny_chain.REP, **model)
+    config.data.image_size = SIZE
+    config.method.update(eval_samples=20, rdm_steps=2, mage_steps=2, cfg_scale=0.0)
+    config.batch_size = 16
+    return config
+
+
+def make(chain, config):
+    images = np.random.default_rng(0).integers(0, 256, (24, SIZE, SIZE, 3), np.uint8)
+    source = ArraySource(images, np.arange(24) % 3, ("a", "b", "c"))
+    return mage.experiment(config, chain, lambda split: source)
+
+
+def test_trains_shows_and_measures(chain):
+    exp = make(chain, settings())
+    frozen = {name: about.variables for name, about in chain.items()}
+    params, extra = jax.jit(exp.init)(jax.random.key(0))
+    batch = next(iter(exp.dataset("train", 16, 0, 0, 1)))
+    batch = {name: jnp.asarray(batch[name]) for name in exp.batch_spec}
+
+    def loss(params, frozen):
+        return exp.loss(params, extra, frozen, batch, jax.random.key(1))[0]
+
+    differentiate = jax.value_and_grad(loss, argnums=(0, 1), allow_int=True)
+    value, (grads, frozen_grads) = jax.jit(differentiate)(params, frozen)
+    assert abs(value - np.log(16)) < 0.5
+    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(grads))
+    assert not any(np.asarray(g).astype(bool).any() for g in jax.tree.leaves(frozen_grads))
+
+    rows = jax.jit(exp.panels)(params, extra, frozen, batch, jax.random.key(2))
+    assert set(rows) == {"image", "tokenizer", "generated 1", "generated 2"}
+    for images in rows.values():
+        assert images.shape == (16, SIZE, SIZE, 3) and 0 <= images.min() and images.max() <= 1
+    assert (rows["generated 1"] != rows["generated 2"]).any()
+
+    put = lambda b: jax.tree.map(jnp.asarray, b)  # noqa: E731
+    results = exp.evaluate(params, extra, frozen, jax.random.key(0), put)
+    distances = {"frechet_tokenizer", "frechet_oracle", "frechet_generated", "frechet_floor"}
+    assert results.keys() == distances | {"masked_loss", "masked_accuracy"}
+    assert all(np.isfinite(r["value"]) for r in results.values())
+    assert results["frechet_generated"]["samples"] == 20 and results["frechet_floor"]["samples"] == 10
+    assert results["masked_loss"]["samples"] == 24  # 20 were asked for, batches are whole
+    assert 0 <= results["masked_accuracy"]["value"] <= 1 and abs(results["masked_loss"]["value"] - 2.77) < 0.5
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (dict(num_tokens=64), f"num_tokens is 64, but the tokenizer makes of {SIZE} px 16"),
+        (dict(rep_dim=9), "rep_dim is 9"),
+    ],
+)
+def test_components_that_do_not_fit(chain, model, message):
+    config = settings()
+    config.model.update(**model)
+    with pytest.raises(UserError, match=message):
+        make(chain, config)
+
+
+def test_missing_and_wrong_components(chain):
+    with pytest.raises(UserError, match="needs the component tokenizer"):
+        make({"encoder": chain["encoder"]}, settings())
+    with pytest.raises(UserError, match=r"is a rcg\.encoder component"):
+        make(chain | {"tokenizer": chain["encoder"]}, settings())
+
+
+def test_too_few_classes(chain):
+    exp = make(chain, settings(conditioning="class", num_classes=2))
+    with pytest.raises(UserError, match="num_classes is 2, but the images have 3 classes"):
+        exp.dataset("train", 16, 0, 0, 1)
+
+
+@pytest.mark.parametrize("variant, batch, rate", [("base", 4096, 2.4e-3), ("large", 4096, 2.4e-3)])
+def test_paper_recipe(variant, batch, rate):
+    """Tables 9 and 10."""
+    config = get_config(f"variant={variant},epochs=800")
+    assert config.batch_size == batch and config.total_steps == 800 * 312
+    assert config.optimizer.warmup_steps == 10 * 312
+    np.testing.assert_allclose(config.optimizer.learning_rate, rate)
