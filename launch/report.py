@@ -70,7 +70,7 @@ MEANINGS = (
     (r"loss|mse|l1|error", "what training makes small", "lower"),
 )
 SPELLINGS = {"knn": "k-NN", "psnr": "PSNR", "fid": "FID", "lpips": "LPIPS", "frechet": "Fréchet"}
-ASIDE = {"grad_norm", "update_norm", "param_norm", "learning_rate"}  # curves for those who look for them
+ASIDE = {"grad_norm", "param_norm", "learning_rate"}  # curves for those who look for them
 
 
 # ---- reading: whatever is missing or damaged is None or empty

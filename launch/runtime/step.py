@@ -102,7 +102,6 @@ def make_train_step(
             averaged = ema.update(state.ema, averaged, state.step, config.ema.decay, config.ema.warmup)
         metrics = {k: v.astype(jnp.float32) for k, v in metrics.items()} | {
             "grad_norm": optax.tree.norm(grads),
-            "update_norm": optax.tree.norm(updates),
             "param_norm": optax.tree.norm(state.params),
             "learning_rate": learning_rate(state.step, config.optimizer, config.total_steps),
         }
@@ -137,7 +136,7 @@ def init_state(
     params, extra = jax.eval_shape(experiment.init, root_key(config))
     optimizer = optimizer_for(params)
     _, (metrics, _) = jax.eval_shape(experiment.loss, params, extra, frozen, batch, root_key(config))
-    names = [*metrics, "grad_norm", "update_norm", "param_norm", "learning_rate"]
+    names = [*metrics, "grad_norm", "param_norm", "learning_rate"]
 
     def init(key: jax.Array) -> TrainState:
         # a constant no step folds in: initialisation shares no draw with training

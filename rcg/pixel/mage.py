@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from rcg.layers import Array, Block, Dtype, Stack, dropout, gelu, layer_norm, xavier_uniform
+from rcg.layers import Array, Block, Dtype, Stack, dropout, gelu, layer_norm, linear
 from rcg.torch_weights import Rule, dense, norm
 
 CONDITIONING = ("representation", "class", "none")
@@ -89,24 +89,23 @@ class Mage(nn.Module):
             )
             return Stack(block, depth, self.scan_layers, self.remat, name=name)
 
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=xavier_uniform)
         dim, decoder_dim = self.embed_dim, self.decoder_embed_dim
         self.words = self.param("word_embeddings", normal, (self.mask_id + 1, dim))
         self.positions = self.param("position_embeddings", normal, (1 + self.num_tokens, dim))
         self.embed_norm = layer_norm(1e-6, self.dtype, "embed_norm")
         if self.conditioning == "representation":
             self.fake_latent = self.param("fake_latent", normal, (1, self.rep_dim))
-            self.latent_prior_proj = dense(dim, name="latent_prior_proj")
+            self.latent_prior_proj = linear(dim, dtype=self.dtype, name="latent_prior_proj")
         elif self.conditioning == "class":
             self.class_embeddings = self.param("class_embeddings", normal, (self.num_classes, dim))
         self.blocks = stack(dim, self.depth, self.num_heads, "blocks")
         self.norm = layer_norm(1e-6, self.dtype, "norm")
-        self.decoder_embed = dense(decoder_dim, name="decoder_embed")
+        self.decoder_embed = linear(decoder_dim, dtype=self.dtype, name="decoder_embed")
         positions = (1, 1 + self.num_tokens, decoder_dim)
         self.decoder_positions = self.param("decoder_position_embeddings", normal, positions)
         self.decoder_blocks = stack(decoder_dim, self.decoder_depth, self.decoder_num_heads, "decoder_blocks")
         self.decoder_norm = layer_norm(1e-6, self.dtype, "decoder_norm")
-        self.mlm_fc = dense(dim, name="mlm_fc")
+        self.mlm_fc = linear(dim, dtype=self.dtype, name="mlm_fc")
         self.mlm_norm = layer_norm(1e-5, self.dtype, "mlm_norm")
         self.mlm_bias = self.param("mlm_bias", nn.initializers.zeros, (1, 1, self.mask_id + 1))
 
