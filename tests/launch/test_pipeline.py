@@ -1,0 +1,52 @@
+"""The whole chain in its tiniest form: train, measure, sample, report; then nothing is left to do."""
+
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.pipeline import stage
+from launch.pipeline import pipeline
+from rcg.errors import UserError
+
+FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
+
+
+def tiny() -> ConfigDict:
+    c = ConfigDict({"name": "tiny", "title": "Tiny", "description": "A test.", "path": ""})
+    c.order = ("encoder", "tokenizer", "rdm", "mage")
+    c.stages = ConfigDict()
+    options = {"batch_size": 16, "compute__attention": "einsum"}
+    c.stages.encoder = stage("Encoder", "configs/rcg/moco_v3.py:runlocal", **options)
+    c.stages.tokenizer = stage("Tokenizer", "configs/rcg/vqgan.py:runlocal", **options)
+    c.stages.rdm = stage("RDM", "configs/rcg/rdm.py:runlocal", {"encoder": "encoder"}, **options)
+    c.stages.mage = stage("MAGE", "configs/rcg/mage.py:runlocal", FROZEN | {"rdm": "rdm"}, **options)
+    c.samples = ConfigDict()
+    c.samples.generate = ConfigDict({"task": "generate", "num": 4, "mage_steps": 2, "rdm_steps": 5})
+    c.samples.interpolate = ConfigDict({"task": "interpolate", "images": 2, "num": 3, "mage_steps": 2})
+    return c.lock()
+
+
+def test_from_nothing_to_a_report_and_then_nothing_to_do(tmp_path, capfd):
+    assert pipeline(tiny(), str(tmp_path)) == 0
+    for name in ("encoder", "tokenizer", "rdm", "mage"):
+        results = json.loads((tmp_path / name / "results.json").read_text())
+        assert results and all({"value", "samples", "seed", "step"} <= set(r) for r in results.values())
+        assert list((tmp_path / name / "panels").glob("*.png"))
+    assert len(list((tmp_path / "samples" / "generate").glob("0*.png"))) == 4
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 3 and "MAGE" in page
+
+    before = json.loads((tmp_path / "pipeline.json").read_text())
+    capfd.readouterr()
+    assert pipeline(tiny(), str(tmp_path)) == 0
+    assert capfd.readouterr().err.count("is complete at step") == 4
+    assert json.loads((tmp_path / "pipeline.json").read_text()) == before
+
+
+def test_an_unknown_stage_is_named(tmp_path):
+    config = tiny()
+    with config.unlocked():
+        config.order = ("encoder", "magge")
+    with pytest.raises(UserError, match="magge"):
+        pipeline(config, str(tmp_path))
