@@ -59,7 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.optimizer.learning_rate = 5e-4
         c.method.eval_samples = 5000
     if arg.variant == "kitchen":
-        c.data = images(source="kitchen", image_size=64)
+        c.data = images(source="kitchen", image_size=32)
         c.data.augment = "flip"
         c.data.max_eval_records = 500
         c.model.update(width=256, bottleneck=256, depth=4)

@@ -2,7 +2,7 @@
 
     python -m launch.pipeline --config=configs/toy/demo.py --workdir=runs/demo
 
-Trains encoder, tokenizer, RDM and MAGE on drawn dishes at 64 px, measures each, draws samples and writes
+Trains encoder, tokenizer, RDM and MAGE on drawn dishes at 32 px, measures each, draws samples and writes
 runs/demo/report.html.
 """
 
