@@ -120,7 +120,7 @@ def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
     real = os.path.join(workdir, "samples", "real")
     os.makedirs(real, exist_ok=True)
     save_png(os.path.join(real, "grid.png"), grid(images.astype(np.float32) / 255))
-    for index in range(2):
+    for index in range(max(settings.get("images", 0) for settings in config.samples.values())):
         save_png(os.path.join(real, f"{index:02d}.png"), images[index].astype(np.float32) / 255)
     for name, settings in config.samples.items():
         inputs = [hashes, settings.to_dict()]

@@ -23,6 +23,7 @@ def tiny() -> ConfigDict:
     c.stages.mage = stage("MAGE", "configs/rcg/mage.py:runlocal", FROZEN | {"rdm": "rdm"}, **options)
     c.samples = ConfigDict()
     c.samples.generate = ConfigDict({"task": "generate", "num": 4, "mage_steps": 2, "rdm_steps": 5})
+    c.samples.reconstruct = ConfigDict({"task": "reconstruct", "images": 3, "num": 2, "mage_steps": 2})
     c.samples.interpolate = ConfigDict({"task": "interpolate", "images": 2, "num": 3, "mage_steps": 2})
     return c.lock()
 
