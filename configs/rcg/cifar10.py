@@ -38,13 +38,18 @@ def get_config(arg: str = "") -> ConfigDict:
     budget = {"method__eval_samples": 512}
     c.stages.mage = stage("MAGE", mage, FROZEN | {"rdm": "rdm"}, **budget)
     c.stages.mage_unconditional = stage(
-        "MAGE without condition", mage, FROZEN, model__conditioning="none", **budget
+        "MAGE without condition",
+        mage,
+        FROZEN,
+        model__conditioning="none",
+        method__temperature=5.0,  # the best for it, as 15 is with a condition
+        **budget,
     )
     c.samples = ConfigDict()
-    c.samples.generate = ConfigDict({"task": "generate", "num": 64, "temperature": 2.0, "rdm_steps": 100})
+    c.samples.generate = ConfigDict({"task": "generate", "num": 64, "temperature": 15.0, "rdm_steps": 100})
     c.samples.guided = ConfigDict(
-        {"task": "generate", "num": 64, "cfg_scale": 2.0, "temperature": 2.0, "rdm_steps": 100}
+        {"task": "generate", "num": 64, "cfg_scale": 2.0, "temperature": 15.0, "rdm_steps": 100}
     )
-    c.samples.reconstruct = ConfigDict({"task": "reconstruct", "images": 2, "num": 8, "temperature": 2.0})
-    c.samples.interpolate = ConfigDict({"task": "interpolate", "images": 2, "num": 8, "temperature": 2.0})
+    c.samples.reconstruct = ConfigDict({"task": "reconstruct", "images": 2, "num": 8, "temperature": 15.0})
+    c.samples.interpolate = ConfigDict({"task": "interpolate", "images": 2, "num": 8, "temperature": 15.0})
     return c

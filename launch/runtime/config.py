@@ -14,7 +14,7 @@ from rcg.layers import REMAT_POLICIES
 
 # Fields a resumed run may change: how it runs, how long, what is measured; not what it computes.
 FREE = re.compile(
-    r"method\.eval_.*|data\.max_eval_records|total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
+    r"method\.(eval_.*|temperature|cfg_scale|mage_steps|rdm_steps|eta)|data\.max_eval_records|total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
     r"compute\.(attention|scan_layers|remat)|profile\..*|compilation_cache"
 )
 
