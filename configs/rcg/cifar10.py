@@ -1,4 +1,4 @@
-"""RCG on small photographs, from nothing, on two CPU cores in under three hours: CIFAR-10 at 32 px.
+"""RCG on small photographs, from nothing, on two CPU cores in an estimated three hours: CIFAR-10 at 32 px.
 
     python -m launch.pipeline --config=configs/rcg/cifar10.py --workdir=runs/cifar10 \
         --config.path=<folder of train.parquet and test.parquet>

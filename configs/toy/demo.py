@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.stages.rdm = stage("RDM", "configs/rcg/rdm.py:variant=kitchen", {"encoder": "encoder"})
     c.stages.mage = stage("MAGE", "configs/rcg/mage.py:variant=kitchen", FROZEN | {"rdm": "rdm"})
     c.samples = ConfigDict()
-    cool = {"temperature": 2.0}  # few tokens bear less noise than the paper's 256
+    cool = {"temperature": 2.0}  # chosen by eye, not measured
     c.samples.generate = ConfigDict({"task": "generate", "num": 64, "cfg_scale": 2.0} | cool)
     c.samples.reconstruct = ConfigDict({"task": "reconstruct", "images": 4, "num": 6} | cool)
     c.samples.interpolate = ConfigDict({"task": "interpolate", "images": 2, "num": 8} | cool)

@@ -14,7 +14,7 @@ from rcg.layers import REMAT_POLICIES
 
 # Fields a resumed run may change: how it runs, how long, what is measured; not what it computes.
 FREE = re.compile(
-    r"method\.(eval_.*|temperature|cfg_scale|mage_steps|rdm_steps|eta)|data\.max_eval_records|total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
+    r"method\.(eval_.*|cfg_scale|mage_steps|rdm_steps|eta)|data\.max_eval_records|total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
     r"compute\.(attention|scan_layers|remat)|profile\..*|compilation_cache"
 )
 
@@ -85,7 +85,9 @@ def save_or_compare(config: ConfigDict, workdir: str) -> None:
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); put it back or use another --workdir") from error
         differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-        fixed = [k for k in differing if not FREE.fullmatch(k)]
+        # MAGE's is read in sampling only; MoCo's is in the loss
+        free = {"method.temperature"} if config.experiment == "rcg.mage" else set()
+        fixed = [k for k in differing if k not in free and not FREE.fullmatch(k)]
         if fixed:
             diff = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in fixed)
             raise UserError(
