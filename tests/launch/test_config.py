@@ -3,9 +3,11 @@
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from ml_collections import ConfigDict
 
 from configs.common import parse_arg, training
 from launch.pipeline import stage_config
@@ -53,6 +55,16 @@ def test_resuming_another_model_is_refused_with_a_diff(tmp_path):
     save_or_compare(config(total_steps=5000, **{"mesh.fsdp": 8}), str(tmp_path))
     with pytest.raises(UserError, match="batch_size: 256 -> 64"):
         save_or_compare(config(batch_size=64), str(tmp_path))
+
+
+def test_a_temperature_is_free_on_resume_only_where_sampling_alone_reads_it(tmp_path):
+    for name, experiment, fails in (("mage", "rcg.mage", False), ("moco", "rcg.moco_v3", True)):
+        c = ConfigDict({"experiment": experiment, "method": {"temperature": 1.0}})
+        (tmp_path / name).mkdir()
+        save_or_compare(c, str(tmp_path / name))
+        c.method.temperature = 2.0
+        with pytest.raises(UserError, match="temperature: 1.0 -> 2.0") if fails else nullcontext():
+            save_or_compare(c, str(tmp_path / name))
 
 
 def run(*argv):
