@@ -6,8 +6,7 @@ them, is a method of its own, so that sampling computes it for all steps at once
 
 import functools
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +17,7 @@ import numpy as np
 from rcg import diffusion
 from rcg.errors import UserError
 from rcg.layers import REMAT_POLICIES, Array, Dtype, layer_norm, torch_linear_init
-from rcg.torch_weights import Rule, dense, norm
+from rcg.torch_weights import Rule, count_blocks, dense, norm
 
 
 def sinusoid(t: Array, dim: int) -> Array:
@@ -312,10 +311,18 @@ def ema_rules(architecture: Mapping[str, Any]) -> list[Rule]:
     return [rule._replace(theirs=averaged(rule.theirs)) for rule in rules(architecture)]
 
 
-def unused(names: Iterable[str], architecture: Mapping[str, Any], averaged: bool = True) -> list[str]:
-    """Those tensors of a published file that this model does not read: the schedule, the frozen encoder,
-    the other copy of the weights (raw or, not `averaged`, EMA), and an unconditional model's class table."""
-    read = {rule.theirs for rule in (ema_rules if averaged else rules)(architecture)}
-    schedule = diffusion.schedule(diffusion.betas()).keys()
-    known = re.compile(r"(model|model_ema|pretrained_encoder)\.|cond_stage_model\.embedding\.weight$")
-    return [name for name in names if name not in read and (name in schedule or known.match(name))]
+def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of the model whose published arrays these are, from their names and shapes."""
+    prefix = "model.diffusion_model"
+    width, channels = arrays[f"{prefix}.input_proj.weight"].shape
+    fields = {
+        "channels": channels,
+        "width": width,
+        "bottleneck": arrays[f"{prefix}.res_blocks.0.in_layers.2.weight"].shape[0],
+        "time_dim": arrays[f"{prefix}.time_embed.0.weight"].shape[0],
+        "depth": count_blocks(arrays, f"{prefix}.res_blocks"),
+    }
+    if f"{prefix}.res_blocks.0.context_layers.1.weight" in arrays:
+        classes, context_dim = arrays["cond_stage_model.embedding.weight"].shape
+        fields |= {"num_classes": classes, "context_dim": context_dim}
+    return fields

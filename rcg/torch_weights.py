@@ -8,12 +8,14 @@ error. Each transform has an exact inverse, so export after import is the identi
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from flax import traverse_util
 
 from rcg.errors import UserError
 
 Variables = Mapping[str, Any]
+HALF = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
 class Rule(NamedTuple):
@@ -58,21 +60,32 @@ def norm(ours: str, theirs: str) -> list[Rule]:
     return [Rule(f"{ours}/scale", f"{theirs}.weight"), Rule(f"{ours}/bias", f"{theirs}.bias")]
 
 
+def count_blocks(names: Iterable[str], prefix: str) -> int:
+    """How many blocks `prefix.0.`, `prefix.1.`, ... there are among `names`."""
+    numbers = {name[len(prefix) + 1 :].split(".")[0] for name in names if name.startswith(f"{prefix}.")}
+    return len(numbers)
+
+
 def import_variables(
-    arrays: Mapping[str, np.ndarray], rules: Iterable[Rule], like: Variables, source: str
+    arrays: Mapping[str, np.ndarray],
+    rules: Iterable[Rule],
+    like: Variables,
+    source: str,
+    widen: bool = False,
 ) -> dict[str, Any]:
     """Our variables from a file's arrays.
 
     Args:
       arrays: the file's name -> array; each name must be used.
       rules: the network's table.
-      like: our variables or their `jax.eval_shape`: names and shapes to fill.
+      like: our variables or their `jax.eval_shape`: names, shapes and dtypes to fill.
       source: what to call the file in an error.
+      widen: lets half-precision arrays in, as float32; otherwise they are misfits.
 
     Raises:
       UserError: listing each missing, unused and misshapen array.
     """
-    want = {k: tuple(v.shape) for k, v in traverse_util.flatten_dict(like, sep="/").items()}
+    want = traverse_util.flatten_dict(like, sep="/")
     unused, got, problems = set(arrays), {}, []
     for rule in rules:
         if rule.theirs not in arrays:
@@ -80,8 +93,15 @@ def import_variables(
             continue
         unused.discard(rule.theirs)
         array = TRANSFORMS[rule.transform].to_ours(np.asarray(arrays[rule.theirs]))
-        if rule.ours in want and array.shape != want[rule.ours]:
-            problems.append(f"{rule.theirs} has shape {array.shape}, expected {want[rule.ours]}")
+        if rule.ours in want:
+            leaf = want[rule.ours]
+            if array.shape != tuple(leaf.shape):
+                problems.append(f"{rule.theirs} has shape {array.shape}, expected {tuple(leaf.shape)}")
+            if array.dtype in HALF and leaf.dtype == np.float32 and widen:
+                array = array.astype(np.float32)
+            if array.dtype != leaf.dtype:
+                hint = "; --widen takes it" * (array.dtype in HALF and leaf.dtype == np.float32)
+                problems.append(f"{rule.theirs} is {array.dtype}, expected {leaf.dtype}{hint}")
         got[rule.ours] = array
     problems += [f"unused {name}" for name in sorted(unused)]
     problems += [f"no rule fills {name}" for name in sorted(set(want) - set(got))]
@@ -96,6 +116,6 @@ def export_variables(variables: Variables, rules: Iterable[Rule]) -> dict[str, n
     """The published layout, name -> array: the inverse of `import_variables`."""
     flat = traverse_util.flatten_dict(variables, sep="/")
     return {
-        rule.theirs: np.ascontiguousarray(TRANSFORMS[rule.transform].to_theirs(np.asarray(flat[rule.ours])))
+        rule.theirs: np.asarray(TRANSFORMS[rule.transform].to_theirs(np.asarray(flat[rule.ours])), order="C")
         for rule in rules
     }

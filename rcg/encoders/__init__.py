@@ -41,6 +41,21 @@ def rules(architecture: Mapping[str, Any]) -> list[Rule]:
     return _network(architecture).rules(architecture)
 
 
+def unwrap(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """A pre-training checkpoint's arrays of the encoder alone, under the names `rules` know."""
+    return importlib.import_module(ARCHS[_recognise(arrays)]).unwrap(arrays)
+
+
+def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of the encoder whose arrays, after `unwrap`, these are."""
+    return importlib.import_module(ARCHS[_recognise(arrays)]).architecture_of(arrays)
+
+
+def _recognise(arrays: Mapping[str, Any]) -> str:
+    """The name in ARCHS of what published these arrays."""
+    return "moco_v3"
+
+
 def represent(module: nn.Module, variables: Mapping[str, Any], images: Array) -> Array:
     """[B, H, W, 3] in [0, 1] -> representations [B, C], float32: zero mean, unit (unbiased) std each."""
     r = module.apply(variables, preprocess(images, module.image_size)).astype(jnp.float32)

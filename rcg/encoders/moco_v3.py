@@ -6,6 +6,7 @@ because the published files store it, and it is never trained.
 """
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from rcg.errors import UserError
 from rcg.layers import Array, Block, Dtype, Stack, layer_norm, sincos_2d, torch_linear_init
-from rcg.torch_weights import Rule, conv, dense, norm
+from rcg.torch_weights import Rule, conv, count_blocks, dense, norm
 
 # (dim, depth, heads): the published encoders
 VARIANTS = {"small": (384, 12, 12), "base": (768, 12, 12), "large": (1024, 24, 16)}
@@ -225,6 +226,25 @@ def rules(architecture: Mapping[str, Any]) -> list[Rule]:
         table += dense(f"params/head/{i}", f"head.{i}", bias=False)
         table += _batch_norm(f"head/{i + 1}", f"head.{i + 1}", affine=i != 6)
     return table
+
+
+def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of the encoder whose published arrays these are, from their names and shapes. Heads
+    leave no trace in them: they are those of the size of this width, or None."""
+    dim, _, patch_size, _ = arrays["patch_embed.proj.weight"].shape
+    head_hidden = arrays["head.0.weight"].shape[0]
+    side = math.isqrt(arrays["pos_embed"].shape[1] - 1)
+    heads = {sizes[0]: sizes[2] for sizes in VARIANTS.values()}
+    return {
+        "arch": "moco_v3",
+        "image_size": side * patch_size,
+        "patch_size": patch_size,
+        "dim": dim,
+        "depth": count_blocks(arrays, "blocks"),
+        "num_heads": heads.get(dim),
+        "head_hidden": head_hidden,
+        "head_out": arrays["head.6.weight"].shape[0],
+    }
 
 
 def unwrap(arrays: Mapping[str, Any]) -> dict[str, Any]:

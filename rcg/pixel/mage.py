@@ -11,7 +11,6 @@ logits exist only for the codebook, the only ones a loss or a sampler reads.
 
 import functools
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from rcg.layers import Array, Block, Dtype, Stack, dropout, gelu, layer_norm, linear
-from rcg.torch_weights import Rule, dense, norm
+from rcg.torch_weights import Rule, count_blocks, dense, norm
 
 CONDITIONING = ("representation", "class", "none")
 
@@ -326,7 +325,7 @@ def build(
 
 
 def rules(architecture: Mapping[str, Any]) -> list[Rule]:
-    """Our variables' names in the published files, whose other tensors `unused` lists."""
+    """Our variables' names -> those of the published files."""
     module = build(architecture)
 
     def block(name):
@@ -364,13 +363,65 @@ def rules(architecture: Mapping[str, Any]) -> list[Rule]:
     return table
 
 
-UNUSED = re.compile(
-    r"(cls_token|mask_token|pos_embed|decoder_pos_embed|token_emb\.position_ids)$"
-    r"|(patch_embed|decoder_pred|pretrained_encoder|vqgan)\."
-)
+# What the published files have besides: MAE's leftovers, which no forward pass reads.
+LEFTOVERS = {
+    "cls_token": "same",
+    "mask_token": "same",
+    "pos_embed": "same",
+    "decoder_pos_embed": "same",
+    "token_emb.position_ids": "count",
+    "patch_embed.proj.weight": "same",
+    "patch_embed.proj.bias": "same",
+    "decoder_pred.weight": "same",
+    "decoder_pred.bias": "same",
+}
 
 
-def unused(names: Iterable[str]) -> list[str]:
-    """Those tensors of a published file that this model never reads: left-overs of MAE, and the frozen
-    encoder and tokenizer, which are networks of their own here."""
-    return [name for name in names if UNUSED.match(name)]
+def leftover_rules() -> list[Rule]:
+    """`LEFTOVERS`, kept in a collection of their own so that exporting gives back the whole file."""
+    return [Rule(f"published/{name}", name, how) for name, how in LEFTOVERS.items()]
+
+
+def leftover_shapes(architecture: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Shapes and dtypes of those leftovers; patches are of 16 pixels."""
+    module = build(architecture)
+    tokens, dim, decoder_dim = module.num_tokens + 1, module.embed_dim, module.decoder_embed_dim
+    shapes = {
+        "cls_token": (1, 1, dim),
+        "mask_token": (1, 1, decoder_dim),
+        "pos_embed": (1, tokens, dim),
+        "decoder_pos_embed": (1, tokens, decoder_dim),
+        "token_emb.position_ids": (1, tokens),
+        "patch_embed.proj.weight": (dim, 3, 16, 16),
+        "patch_embed.proj.bias": (dim,),
+        "decoder_pred.weight": (768, decoder_dim),
+        "decoder_pred.bias": (768,),
+    }
+    kinds = {"same": jnp.float32, "count": jnp.int32}
+    return {name: jax.ShapeDtypeStruct(shapes[name], kinds[LEFTOVERS[name]]) for name in names}
+
+
+def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of the model whose published arrays these are, from their names and shapes. Heads
+    leave no trace in them: they are those of the size of this width, or None."""
+    vocabulary, dim = arrays["token_emb.word_embeddings.weight"].shape
+    decoder_dim = arrays["decoder_embed.weight"].shape[0]
+    heads = {sizes[0]: sizes[2] for sizes in VARIANTS.values()}
+    decoder_heads = {sizes[3]: sizes[5] for sizes in VARIANTS.values()}
+    fields = {
+        "num_tokens": arrays["token_emb.position_embeddings.weight"].shape[0] - 1,
+        "codebook_size": vocabulary - Mage.class_slots - 1,
+        "embed_dim": dim,
+        "depth": count_blocks(arrays, "blocks"),
+        "num_heads": heads.get(dim),
+        "decoder_embed_dim": decoder_dim,
+        "decoder_depth": count_blocks(arrays, "decoder_blocks"),
+        "decoder_num_heads": decoder_heads.get(decoder_dim),
+        "conditioning": "none",
+    }
+    if "latent_prior_proj.weight" in arrays:
+        rep_dim = arrays["latent_prior_proj.weight"].shape[1]
+        fields |= {"conditioning": "representation", "rep_dim": rep_dim}
+    elif "class_emb.weight" in arrays:
+        fields |= {"conditioning": "class", "num_classes": arrays["class_emb.weight"].shape[0]}
+    return fields

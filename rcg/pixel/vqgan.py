@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from rcg.layers import Array, Dtype, torch_linear_init
-from rcg.torch_weights import Rule, conv, norm
+from rcg.torch_weights import Rule, conv, count_blocks, norm
 
 
 def codebook_loss(z: Array, z_q: Array, *, beta: float = 0.25, legacy: bool = True) -> Array:
@@ -259,3 +259,19 @@ def rules(architecture: Mapping[str, Any]) -> list[Rule]:
             if half == "decoder" and i > 0:
                 table += conv(f"{ours}/up_{i}_upsample", f"{half}.up.{i}.upsample.conv")
     return table
+
+
+def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The architecture of the model whose published arrays these are; GroupNorm's groups, which leave no
+    trace in them, are the default."""
+    ch = arrays["encoder.conv_in.weight"].shape[0]
+    levels = range(count_blocks(arrays, "encoder.down"))
+    widths = [arrays[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in levels]
+    codebook_size, z_channels = arrays["quantize.embedding.weight"].shape
+    return {
+        "ch": ch,
+        "ch_mult": [width // ch for width in widths],
+        "num_res_blocks": count_blocks(arrays, "encoder.down.0.block"),
+        "z_channels": z_channels,
+        "codebook_size": codebook_size,
+    }

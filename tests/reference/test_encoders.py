@@ -1,14 +1,11 @@
 """MoCo v3's ViT, its head and the resize before it, against the official code's recorded numbers."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from rcg import encoders
-from rcg.encoders import moco_v3
 from rcg.layers import sincos_2d
 from rcg.torch_weights import export_variables, import_variables
 
@@ -81,17 +78,3 @@ def test_representation_inside_mage(golden):
     image = nhwc(file["in/image_u8"]) / np.float32(255)
     rep = jax.jit(lambda v, x: encoders.represent(module, v, x))(variables, image)
     assert error("representation", rep, file["out/rep"]) < 1e-5
-
-
-@pytest.mark.parametrize("variant, letter", [("base", "b"), ("large", "l")])
-@pytest.mark.parametrize("layout", ["", "_file"])
-def test_published_layout(shared, variant, letter, layout):
-    """The rules name the published file's tensors, in its shapes; `unwrap` repairs the file's own names."""
-    path = shared / "reference" / "manifests" / f"rcg_mocov3_vit{letter}{layout}.json"
-    tensors = json.loads(path.read_text())
-    kinds = {"float32": np.float32, "int64": np.int64}
-    arrays = {k: np.broadcast_to(kinds[t["dtype"]](0), t["shape"]) for k, t in tensors.items()}
-    dim, depth, heads = moco_v3.VARIANTS[variant]
-    architecture = dict(arch="moco_v3", dim=dim, depth=depth, num_heads=heads)
-    like = abstract(encoders.build(architecture))
-    import_variables(moco_v3.unwrap(arrays), encoders.rules(architecture), like, path.name)

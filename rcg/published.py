@@ -1,0 +1,211 @@
+"""The official code's files of weights <-> components (rcg.md, section 5).
+
+A file may hold several networks: an RDM's has the raw weights, their EMA and the frozen encoder; MAGE's has
+the frozen encoder, the tokenizer and leftovers of MAE. Any of them can be asked for. Whichever is, every
+array of the file must belong to exactly one network that fits it, so that a file of another network or
+another version is noticed at once.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rcg import diffusion, encoders, rdm
+from rcg.component import Component
+from rcg.errors import UserError
+from rcg.pixel import mage, vqgan
+from rcg.torch_weights import Rule, export_variables, import_variables
+
+Arrays = Mapping[str, np.ndarray]
+CODE: dict[str, ModuleType] = {
+    "rcg.rdm": rdm,
+    "rcg.mage": mage,
+    "rcg.vqgan": vqgan,
+    "rcg.encoder": encoders,
+}
+EMBEDDED = {"rcg.encoder": "pretrained_encoder.", "rcg.vqgan": "vqgan."}  # in another network's file
+WEIGHTS = ("ema", "raw")
+
+
+def abstract_variables(kind: str, architecture: Mapping[str, Any]) -> Any:
+    """Names, shapes and dtypes of a network's variables."""
+    module = CODE[kind].build(architecture)
+    key = jax.random.key(0)
+    if kind == "rcg.rdm":
+        inputs = jnp.zeros((1, module.channels)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
+        return jax.eval_shape(module.init, key, *inputs)
+    if kind == "rcg.mage":
+        condition = {
+            "representation": jnp.zeros((1, module.rep_dim)),
+            "class": jnp.zeros(1, jnp.int32),
+            "none": None,
+        }[module.conditioning]
+        noise = functools.partial(mage.draw_noise, module, batch_size=1)
+        tokens = jnp.zeros((1, module.num_tokens), jnp.int32)
+        return jax.eval_shape(lambda k: module.init(k, tokens, condition, noise(k)), key)
+    side = module.image_size if kind == "rcg.encoder" else 2 ** (len(module.ch_mult) - 1)
+    return jax.eval_shape(module.init, key, jnp.zeros((1, side, side, 3)))
+
+
+def _under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _select(kind: str, arrays: Arrays) -> Arrays:
+    """The arrays of the network of this kind, and of what surrounds it, under the names of its rules."""
+    prefix = EMBEDDED.get(kind)
+    if prefix and any(name.startswith(prefix) for name in arrays):
+        return _under(arrays, prefix)
+    return encoders.unwrap(arrays) if kind == "rcg.encoder" else arrays
+
+
+def _import(
+    kind: str,
+    arrays: Arrays,
+    rules: Callable[[dict[str, Any]], list[Rule]],
+    overrides: Mapping[str, Any],
+    source: str,
+    widen: bool,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(architecture, variables) of exactly these arrays."""
+    try:
+        architecture = CODE[kind].architecture_of(arrays) | dict(overrides)
+    except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise UserError(
+            f"{source} does not hold a network of kind {kind} ({error} is missing or misshapen); its first "
+            f"names are: {', '.join(list(arrays)[:4])}{_prefix_hint(arrays)}"
+        ) from error
+    untold = [name for name, value in architecture.items() if value is None]
+    if untold:
+        fields = ",".join(f"{name}=..." for name in untold)
+        raise UserError(f"{source}: shapes do not tell {', '.join(untold)}; pass --architecture={fields}")
+    try:
+        like = abstract_variables(kind, architecture)
+    except TypeError as error:
+        raise UserError(f"--architecture: {error}") from error
+    return architecture, import_variables(arrays, rules(architecture), like, source, widen)
+
+
+def _prefix_hint(names: Iterable[str]) -> str:
+    first = {name.split(".")[0] for name in names}
+    return f'; each begins with "{first.pop()}.", see --strip_prefix' if len(first) == 1 else ""
+
+
+def convert(
+    kind: str,
+    arrays: Arrays,
+    source: str,
+    *,
+    architecture: Mapping[str, Any] | None = None,
+    weights: str = "ema",
+    widen: bool = False,
+) -> Component:
+    """One network of a published file.
+
+    Args:
+      kind: rcg.rdm, rcg.mage, rcg.vqgan or rcg.encoder.
+      arrays: the whole file's.
+      source: what to call the file in errors and in the component's provenance.
+      architecture: fields that shapes do not tell, such as num_heads.
+      weights: "ema", as published samples are made with, or "raw"; of an RDM.
+      widen: lets half-precision arrays in, as float32.
+
+    Raises:
+      UserError: listing every array that is missing, of another shape or dtype, or of no known network.
+    """
+    if kind not in CODE:
+        raise UserError(f"--kind={kind} is unknown; there are: {', '.join(CODE)}")
+    if weights not in WEIGHTS:
+        raise UserError(f"--weights={weights} is not one of {', '.join(WEIGHTS)}")
+    fields = dict(architecture or {})
+    own = _select(kind, arrays)
+    embedded = kind in EMBEDDED and any(name.startswith(EMBEDDED[kind]) for name in arrays)
+    take = functools.partial(_import, source=source, widen=widen)
+    # Networks that come along are checked, and then let go.
+    if kind in ("rcg.rdm", "rcg.mage"):
+        for other, prefix in EMBEDDED.items():
+            inside = _under(own, prefix)
+            if inside:
+                heads = {"num_heads": 1} if other == "rcg.encoder" else {}  # of no matter here
+                take(other, inside, CODE[other].rules, heads)
+                own = {name: a for name, a in own.items() if not name.startswith(prefix)}
+    if kind == "rcg.rdm":
+        own = _without_schedule(own, source)
+        raw = {name: a for name, a in own.items() if not name.startswith("model_ema.")}
+        averaged = {name: a for name, a in own.items() if not name.startswith("model.")}
+        labels = raw.pop("cond_stage_model.embedding.weight", None)
+        if "model.diffusion_model.res_blocks.0.context_layers.1.weight" in raw and labels is not None:
+            raw["cond_stage_model.embedding.weight"] = labels  # else one row, which nothing reads
+        else:
+            averaged.pop("cond_stage_model.embedding.weight", None)
+        fields, variables = take(kind, raw, rdm.rules, fields)
+        if weights == "ema":
+            if len(averaged) <= ("cond_stage_model.embedding.weight" in averaged):
+                raise UserError(f"{source} has no EMA weights (model_ema.*); pass --weights=raw")
+            like = abstract_variables(kind, fields)
+            variables = import_variables(averaged, rdm.ema_rules(fields), like, source, widen)
+    elif kind == "rcg.mage":
+        left = {name: a for name, a in own.items() if name in mage.LEFTOVERS}
+        own = {name: a for name, a in own.items() if name not in left}
+        fields, variables = take(kind, own, mage.rules, fields)
+        if left:
+            like = {"published": mage.leftover_shapes(fields, left)}
+            table = [rule for rule in mage.leftover_rules() if rule.theirs in left]
+            variables |= import_variables(left, table, like, source, widen)
+    else:
+        fields, variables = take(kind, own, CODE[kind].rules, fields)
+    provenance = {"source": source} | ({"weights": weights} if kind == "rcg.rdm" else {})
+    provenance |= {"embedded": EMBEDDED[kind].rstrip(".")} if embedded else {}
+    return Component(kind, fields, variables, provenance)
+
+
+def _without_schedule(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """Without an RDM's buffers: the noise schedule, which must be ours, and the EMA's counters."""
+    ours = diffusion.schedule(diffusion.betas())
+    for name, table in ours.items():
+        if name in arrays and not (
+            arrays[name].shape == table.shape and np.allclose(arrays[name], table, rtol=1e-4, atol=1e-6)
+        ):
+            raise UserError(f"{source}: {name} is not the schedule of the published RDMs")
+    counters = {"model_ema.decay", "model_ema.num_updates"}
+    return {name: a for name, a in arrays.items() if name not in ours and name not in counters}
+
+
+def publish(component: Component, frozen: Mapping[str, Component] | None = None) -> dict[str, np.ndarray]:
+    """The published layout of a component: name -> array, the inverse of `convert`.
+
+    An RDM's weights are written twice, raw and EMA, with the schedule and the EMA's counters.
+
+    Args:
+      frozen: components to embed as the official trainers do, by kind: the encoder, for MAGE the tokenizer.
+
+    Raises:
+      UserError: an architecture that the official code does not have.
+    """
+    kind, fields, variables = component.kind, component.architecture, component.variables
+    if kind not in CODE:
+        raise UserError(f"there is no published layout of a component of kind {kind}")
+    if kind == "rcg.mage":
+        fields = mage.resolve(fields)
+    arrays = export_variables(variables, CODE[kind].rules(fields))
+    if kind == "rcg.rdm":
+        arrays |= export_variables(variables, rdm.ema_rules(fields))
+        module = rdm.build(fields)
+        arrays |= {name: np.asarray(table, np.float32) for name, table in module.tables().items()}
+        arrays["model_ema.decay"] = np.array(0.9999, np.float32)
+        arrays["model_ema.num_updates"] = np.array(0, np.int32)
+        if not module.num_classes:
+            arrays["cond_stage_model.embedding.weight"] = np.zeros((1, module.context_dim), np.float32)
+    if kind == "rcg.mage" and "published" in variables:
+        kept = [rule for rule in mage.leftover_rules() if rule.theirs in variables["published"]]
+        arrays |= export_variables(variables, kept)
+    for other, part in (frozen or {}).items():
+        if kind not in ("rcg.rdm", "rcg.mage") or other not in EMBEDDED or part.kind != other:
+            raise UserError(f"a component of kind {part.kind} has no place in a file of kind {kind}")
+        arrays |= {EMBEDDED[other] + name: a for name, a in publish(part).items()}
+    return arrays

@@ -1,0 +1,133 @@
+"""Files of weights, as PyTorch projects publish them: name -> array, read without running code of theirs.
+
+`.safetensors` needs nothing else; `.pth`, `.pt`, `.ckpt`, `.bin`, `.tar` are PyTorch pickles and need the
+torch extra. Arrays are read when used, so that a file larger than what is used of it costs no memory.
+"""
+
+import argparse
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from rcg.errors import UserError
+
+CONTAINERS = ("teacher", "state_dict", "model")  # where checkpoints keep the weights, first match wins
+PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
+
+
+class _SafeTensors(Mapping):
+    """A safetensors file; arrays are read when asked for."""
+
+    def __init__(self, path: str):
+        self._file = safe_open(path, framework="numpy")
+        self._names = list(self._file.keys())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _numpy(tensor: Any) -> np.ndarray:
+    import torch
+
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
+def _read_pickle(path: str) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(
+            f"reading {path} needs PyTorch: install the torch extra (pip install torch)"
+        ) from error
+    options = {"map_location": "cpu", "weights_only": True}
+    # the official trainers save their command line along with the weights
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            try:
+                held = torch.load(path, mmap=True, **options)
+            except RuntimeError as error:  # files from before torch 1.6 are no archives
+                if "mmap can only be used" not in str(error):
+                    raise
+                held = torch.load(path, **options)
+        except pickle.UnpicklingError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} is damaged, or holds more than weights, which is not run ({reason}); download it "
+                "again, or save its state_dict alone"
+            ) from error
+        except (RuntimeError, EOFError, ValueError, KeyError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} can't be read ({reason}); download it again") from error
+
+    def is_tensor(value: Any) -> bool:
+        return isinstance(value, torch.Tensor)
+
+    if isinstance(held, dict) and not any(map(is_tensor, held.values())):
+        held = next((held[name] for name in CONTAINERS if isinstance(held.get(name), dict)), {})
+    tensors = {str(k): v for k, v in held.items() if is_tensor(v)} if isinstance(held, dict) else {}
+    if not tensors:
+        names = ", ".join(CONTAINERS)
+        raise UserError(f"{path} holds no named arrays, neither at its top nor under {names}")
+    return {name: _numpy(tensor.detach()) for name, tensor in tensors.items()}
+
+
+def read(path: str) -> Mapping[str, np.ndarray]:
+    """The arrays of a file, by name.
+
+    Raises:
+      UserError: no such file, a damaged or truncated one, one of another format, no torch to read it with.
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"no file {path}")
+    if not os.path.getsize(path):
+        raise UserError(f"{path} is empty; download it again")
+    if path.endswith(".safetensors"):
+        try:
+            return _SafeTensors(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} can't be read ({error}); download it again") from error
+    if path.endswith(PICKLES):
+        return _read_pickle(path)
+    raise UserError(f"{path} is not one of the known files of weights: .safetensors, {', '.join(PICKLES)}")
+
+
+def write(path: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file, whole or not at all."""
+    staging = path + ".incomplete"
+    save_file(dict(arrays), staging, metadata=dict(metadata or {}))
+    os.replace(staging, path)
+
+
+def fetch(source: str) -> str:
+    """The local path of `source`: a path, or "owner/name/file" of the Hugging Face hub, which is downloaded.
+
+    Raises:
+      UserError: neither; or the download failed.
+    """
+    parts = source.split("/")
+    if os.path.exists(source) or len(parts) < 3 or source.startswith((".", "/")):
+        return source
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return hf_hub_download("/".join(parts[:2]), "/".join(parts[2:]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{source} is neither a file nor on the Hugging Face hub ({reason})") from error

@@ -1,0 +1,172 @@
+"""launch.convert on files as the official trainers write them, and on damaged ones."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from launch import convert
+from rcg import component, weight_files
+from rcg.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+FIELDS = "num_heads=4,decoder_num_heads=5"  # which shapes do not tell
+
+
+def run(**given):
+    flags = [f"--{k}={v}" if v is not True else f"--{k}" for k, v in given.items()]
+    return convert.main(["convert", *flags])
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="reading .pth files needs the torch extra")
+
+
+@pytest.fixture
+def recorded(golden):
+    return {
+        k.removeprefix("param/"): a for k, a in golden("rcg/mage_model").items() if k.startswith("param/")
+    }
+
+
+@pytest.fixture
+def mage_file(recorded, torch, tmp_path):
+    """As the official trainer writes it: weights, optimiser, command line."""
+    path = tmp_path / "mage.pth"
+    tensors = {name: torch.from_numpy(a.copy()) for name, a in recorded.items()}
+    args = argparse.Namespace(lr=1e-3, epochs=200)
+    torch.save(
+        {"model": tensors, "model_ema": None, "optimizer": {"state": {}}, "epoch": 3, "args": args}, path
+    )
+    return path
+
+
+def test_one_file_gives_three_components_and_comes_back(mage_file, recorded, tmp_path, capsys):
+    out = {name: str(tmp_path / name) for name in ("mage", "encoder", "tokenizer")}
+    assert run(kind="rcg.mage", source=mage_file, out=out["mage"], architecture=FIELDS) == 0
+    assert run(kind="rcg.encoder", source=mage_file, out=out["encoder"], architecture="num_heads=4") == 0
+    assert run(kind="rcg.vqgan", source=mage_file, out=out["tokenizer"]) == 0
+    assert "rcg.mage" in capsys.readouterr().out
+    provenance = component.describe(out["mage"]).provenance
+    assert provenance["source"] == "mage.pth" and len(provenance["sha256"]) == 64
+
+    back = tmp_path / "back.safetensors"
+    parts = {"encoder": out["encoder"], "tokenizer": out["tokenizer"]}
+    assert run(export=True, source=out["mage"], out=back, **parts) == 0
+    arrays = weight_files.read(str(back))
+    assert set(arrays) == set(recorded)
+    for name, array in recorded.items():
+        assert arrays[name].dtype == array.dtype and arrays[name].tobytes() == array.tobytes(), name
+
+    # what was exported is imported just as well, and is the same network
+    again = str(tmp_path / "again")
+    run(kind="rcg.mage", source=back, out=again, architecture=FIELDS)
+    assert component.describe(again).content_hash == component.describe(out["mage"]).content_hash
+
+
+def damaged(kind, path, torch):
+    """The file at `path`, spoilt."""
+    content = path.read_bytes()
+    held = torch.load(path, weights_only=False)
+    bad = path.with_name("bad.pth")
+    if kind == "truncated":
+        bad.write_bytes(content[: len(content) // 2])
+    elif kind == "empty":
+        bad.write_bytes(b"")
+    elif kind == "text":
+        bad.write_text("<html>Quota exceeded</html>")
+    elif kind == "half":
+        torch.save(
+            {"model": {k: v.half() if v.is_floating_point() else v for k, v in held["model"].items()}}, bad
+        )
+    elif kind == "prefixed":
+        torch.save({"model": {f"module.{k}": v for k, v in held["model"].items()}}, bad)
+    elif kind == "no weights":
+        torch.save({"epoch": 3}, bad)
+    return bad
+
+
+@pytest.mark.parametrize("kind, says", [
+    ("truncated", "download it again"),
+    ("empty", "empty"),
+    ("text", "download it again"),
+    ("half", "--widen"),
+    ("prefixed", "--strip_prefix"),
+    ("no weights", "no named arrays"),
+])  # fmt: skip
+def test_bad_files_are_refused_in_one_line(kind, says, mage_file, tmp_path, torch):
+    bad, out = damaged(kind, mage_file, torch), tmp_path / "out"
+    with pytest.raises(UserError) as caught:
+        run(kind="rcg.mage", source=bad, out=out, architecture=FIELDS)
+    message = str(caught.value)
+    assert says in message and "bad.pth" in message and "\n" not in message
+    assert sorted(os.listdir(tmp_path)) == ["bad.pth", "mage.pth"]
+
+
+def test_what_the_message_advises_works(mage_file, tmp_path, torch):
+    half, prefixed = (tmp_path / n for n in ("half", "prefixed"))
+    bad = damaged("half", mage_file, torch)
+    assert run(kind="rcg.mage", source=bad, out=half, architecture=FIELDS, widen=True) == 0
+    bad = damaged("prefixed", mage_file, torch)
+    assert run(kind="rcg.mage", source=bad, out=prefixed, architecture=FIELDS, strip_prefix="module.") == 0
+    dtypes = {x.dtype for x in jax.tree.leaves(component.load(str(half)).variables["params"])}
+    assert dtypes == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("flags, says", [
+    ({"kind": "rcg.mga"}, "rcg.mage"),
+    ({"kind": "rcg.mage", "architecture": "num_heads"}, "not name=value"),
+    ({"kind": "rcg.mage"}, "--architecture=num_heads=...,decoder_num_heads=..."),
+    ({"kind": "rcg.mage", "architecture": f"{FIELDS},num_haeds=4"}, "num_haeds"),
+    ({"kind": "rcg.vqgan", "strip_prefix": "module."}, "not every name"),
+    ({"kind": "rcg.mage", "source": "nowhere.pth"}, "no file nowhere.pth"),
+    ({"kind": "rcg.mage", "source": __file__}, "not one of the known files"),
+    ({"export": True, "out": "here.pth"}, ".safetensors"),
+])  # fmt: skip
+def test_wrong_flags(flags, says, mage_file, tmp_path):
+    with pytest.raises(UserError) as caught:
+        run(**{"source": mage_file, "out": tmp_path / "out"} | flags)
+    assert says in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+FULL_SIZE = """
+import json, sys, numpy as np, torch
+tensors = json.load(open(sys.argv[1]))
+make = np.random.default_rng(0)
+model = {}
+for name, t in tensors.items():
+    kind = getattr(torch, t["dtype"])
+    a = torch.from_numpy(make.standard_normal(t["shape"], np.float32)) if t["shape"] else torch.zeros(())
+    model[name] = a.to(kind)
+torch.save({"model": model}, sys.argv[2])
+"""
+
+
+def test_mage_l_at_full_size_within_6_gib(shared, torch, tmp_path):
+    manifest = shared / "reference" / "manifests" / "rcg_mage_l.json"
+    file, out = tmp_path / "mage-l.pth", tmp_path / "mage-l"
+    subprocess.run([sys.executable, "-c", FULL_SIZE, manifest, file], check=True)
+    measure = (
+        "import resource, sys; from launch import convert; code = convert.main(sys.argv); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20); sys.exit(code)"
+    )
+    flags = ["--kind=rcg.mage", f"--source={file}", f"--out={out}"]
+    done = subprocess.run(
+        [sys.executable, "-c", measure, *flags], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    peak = float(done.stdout.split()[-1])
+    print(f"{file.stat().st_size / 2**30:.2f} GiB file, {peak:.2f} GiB at most")
+    assert peak < 6
+    about = json.loads((out / "component.json").read_text())
+    assert about["architecture"]["depth"] == 24
+    arrays = torch.load(file, mmap=True, weights_only=True)["model"]
+    got = component.load(str(out)).variables["params"]["blocks"]["23"]["mlp"]["fc1"]["kernel"]
+    assert (np.asarray(got).T == arrays["blocks.23.mlp.fc1.weight"].numpy()).all()

@@ -1,0 +1,139 @@
+"""The official files' layouts, at full size by their manifests and bit for bit on the recorded weights."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rcg import diffusion, published
+from rcg.component import Component
+from rcg.errors import UserError
+
+RDMS = [f"rcg_rdm_mocov3vit{letter}{cond}" for letter in "bl" for cond in ("", "_classcond")]
+FILES = [
+    *[("rcg.rdm", name) for name in RDMS],
+    *[("rcg.encoder", name) for name in RDMS],
+    *[(kind, f"rcg_mage_{n}") for kind in ("rcg.mage", "rcg.encoder", "rcg.vqgan") for n in "bl"],
+    ("rcg.vqgan", "rcg_vqgan"),
+    *[("rcg.encoder", f"rcg_mocov3_vit{n}{layout}") for n in "bl" for layout in ("", "_file")],
+]
+HEADS = {"num_heads": 4, "decoder_num_heads": 5}
+
+
+def full_size(shared, name):
+    """The manifest's tensors, all zero, in no memory; the schedule is the real one."""
+    tensors = json.loads((shared / "reference" / "manifests" / f"{name}.json").read_text())
+    tables = diffusion.schedule(diffusion.betas())
+    return {
+        key: np.asarray(tables[key], np.float32)
+        if key in tables
+        else np.broadcast_to(np.zeros((), t["dtype"]), t["shape"])
+        for key, t in tensors.items()
+    }
+
+
+@pytest.mark.parametrize("kind, name", FILES)
+def test_every_array_of_a_published_file_has_its_place(shared, kind, name):
+    made = published.convert(kind, full_size(shared, name), name)
+    count = sum(x.size for x in jax.tree.leaves(made.variables["params"]))
+    print(f"{name} as {kind}: {count} parameters, {made.architecture}")
+    assert made.kind == kind and count > 10**7
+
+
+@pytest.mark.parametrize("kind, name, gone", [
+    ("rcg.rdm", "rcg_rdm_mocov3vitb", "model_ema.diffusion_modelres_blocks3in_layers2weight"),
+    ("rcg.rdm", "rcg_rdm_mocov3vitb", "model.diffusion_model.res_blocks.3.in_layers.2.weight"),
+    ("rcg.rdm", "rcg_rdm_mocov3vitb", "pretrained_encoder.blocks.3.norm1.bias"),
+    ("rcg.rdm", "rcg_rdm_mocov3vitb_classcond", "cond_stage_model.embedding.weight"),
+    ("rcg.mage", "rcg_mage_b", "blocks.3.attn.qkv.bias"),
+    ("rcg.mage", "rcg_mage_b", "vqgan.decoder.mid.block_1.norm1.bias"),
+    ("rcg.encoder", "rcg_mocov3_vitb_file", "module.base_encoder.head.4.running_var"),
+    ("rcg.vqgan", "rcg_vqgan", "decoder.mid.block_1.norm1.bias"),
+])  # fmt: skip
+def test_what_is_missing_unused_or_misshapen_is_named(shared, kind, name, gone):
+    def refusal(arrays):
+        with pytest.raises(UserError) as caught:
+            published.convert(kind, arrays, "file.pth")
+        assert "\n" not in str(caught.value) and "file.pth" in str(caught.value)
+        return str(caught.value)
+
+    arrays = full_size(shared, name)
+    tail = (
+        gone.removeprefix("pretrained_encoder.").removeprefix("module.base_encoder.").removeprefix("vqgan.")
+    )
+    without = {k: a for k, a in arrays.items() if k != gone}
+    assert tail.split(".")[-1] in refusal(without)
+    assert f"unused {tail}_2" in refusal(arrays | {f"{gone}_2": arrays[gone]})
+    wrong = np.zeros((*arrays[gone].shape, 2), np.float32)
+    assert "shape" in refusal(arrays | {gone: wrong}) or "embedding" in gone
+    half = refusal(arrays | {gone: arrays[gone].astype(np.float16)})
+    assert "float16" in half and "--widen" in half
+
+
+def test_half_precision_is_widened_when_asked(shared):
+    arrays = {k: a.astype(np.float16) for k, a in full_size(shared, "rcg_vqgan").items()}
+    made = published.convert("rcg.vqgan", arrays, "half", widen=True)
+    assert {x.dtype for x in jax.tree.leaves(made.variables)} == {np.dtype(np.float32)}
+
+
+def test_another_networks_file_is_refused(shared):
+    for kind, name in (
+        ("rcg.mage", "rcg_vqgan"),
+        ("rcg.rdm", "rcg_mage_b"),
+        ("rcg.vqgan", "rcg_mocov3_vitb"),
+    ):
+        with pytest.raises(UserError, match=f"other.pth does not hold a network of kind {kind}"):
+            published.convert(kind, full_size(shared, name), "other.pth")
+
+
+def test_another_schedule_is_refused(shared):
+    arrays = full_size(shared, "rcg_rdm_mocov3vitb")
+    with pytest.raises(UserError, match="betas is not the schedule"):
+        published.convert("rcg.rdm", arrays | {"betas": arrays["betas"] * 2}, "other.pth")
+
+
+def recorded(golden, name):
+    return {k.removeprefix("param/"): a for k, a in golden(name).items() if k.startswith("param/")}
+
+
+def same(got, want):
+    assert got.dtype == want.dtype and got.shape == want.shape and got.tobytes() == want.tobytes()
+
+
+def test_a_mage_file_round_trips_bit_for_bit(golden):
+    """Three networks come out of one file; put together again they are the file."""
+    arrays = recorded(golden, "rcg/mage_model")
+    convert = published.convert
+    made = convert("rcg.mage", arrays, "m", architecture=HEADS)
+    encoder = convert("rcg.encoder", arrays, "m", architecture={"num_heads": 4})
+    tokenizer = convert("rcg.vqgan", arrays, "m")
+    back = published.publish(made, {"rcg.encoder": encoder, "rcg.vqgan": tokenizer})
+    assert back.keys() == arrays.keys()
+    for name in arrays:
+        same(back[name], arrays[name])
+
+
+@pytest.mark.parametrize("weights", ["ema", "raw"])
+@pytest.mark.parametrize("case", ["uncond", "classcond"])
+def test_an_rdm_file_round_trips_bit_for_bit(golden, case, weights):
+    arrays = recorded(golden, f"rcg/ddim_{case}_s10_eta0")
+    made = published.convert("rcg.rdm", arrays, "m", weights=weights)
+    back = published.publish(made)
+    prefix = {"ema": "model_ema.diffusion", "raw": "model.diffusion"}[weights]
+    names = [name for name in arrays if name.startswith(prefix) or (case == "classcond" and "cond_" in name)]
+    assert len(names) >= 40 and back.keys() == arrays.keys()
+    for name in names:
+        same(back[name], arrays[name])
+    # what was written a second time, under the other names, is the same network
+    other = published.convert("rcg.rdm", back, "m", weights={"ema": "raw", "raw": "ema"}[weights])
+    jax.tree.map(same, other.variables, made.variables)
+
+
+def test_what_has_no_published_layout_is_refused(golden):
+    with pytest.raises(UserError, match="no published layout"):
+        published.publish(Component("rcg.lpips", {}, {}))
+    arrays = recorded(golden, "rcg/mage_model")
+    tokenizer = published.convert("rcg.vqgan", arrays, "m")
+    with pytest.raises(UserError, match="has no place"):
+        published.publish(tokenizer, {"rcg.vqgan": tokenizer})
