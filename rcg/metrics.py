@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.special
 
 
 def gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,3 +126,19 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB of images in [0, 1], over all of their values; inf if equal."""
     mse = np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
     return float("inf") if mse == 0 else float(-10 * np.log10(mse))
+
+
+def inception_score(logits: np.ndarray, splits: int = 10, seed: int = 2020) -> tuple[float, float]:
+    """exp of the mean KL divergence of p(y | x) from p(y) (Salimans et al. 2016): (mean, std) over splits.
+
+    Args:
+      logits: [N, classes]; shuffled before splitting, as torch-fidelity does.
+    """
+    x = np.asarray(logits, np.float64)[np.random.RandomState(seed).permutation(len(logits))]
+    log_p = x - scipy.special.logsumexp(x, axis=1, keepdims=True)
+    scores = []
+    for i in range(splits):
+        part = log_p[i * len(x) // splits : (i + 1) * len(x) // splits]
+        p = np.exp(part)
+        scores.append(np.exp((p * (part - np.log(p.mean(0)))).sum(1).mean()))
+    return float(np.mean(scores)), float(np.std(scores))

@@ -23,8 +23,9 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f'variant "{arg.variant}" is not one of {", ".join(VARIANTS)}')
     c = training()
     c.experiment = "rcg.mage"
-    # folders of components; rdm is for evaluation only and may be left out
-    c.components = ConfigDict({"tokenizer": "", "encoder": "", "rdm": ""})
+    # folders of components; rdm is for evaluation only and may be left out. Where conditioning is class, the
+    # data's labels are taken, or those of clusters (configs/rcg/kmeans.py)
+    c.components = ConfigDict({"tokenizer": "", "encoder": "", "rdm": "", "clusters": ""})
 
     c.model = ConfigDict()
     c.model.variant = arg.variant if arg.variant in ("base", "large", "huge") else "small"  # widths, depths

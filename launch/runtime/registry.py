@@ -11,6 +11,7 @@ from rcg.errors import UserError
 EXPERIMENTS = {
     "rcg.moco_v3": "rcg.experiments.moco_v3:experiment",
     "rcg.vqgan": "rcg.experiments.vqgan:experiment",
+    "rcg.kmeans": "rcg.experiments.kmeans:experiment",
     "rcg.rdm": "rcg.experiments.rdm:experiment",
     "rcg.mage": "rcg.experiments.mage:experiment",
 }

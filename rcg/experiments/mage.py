@@ -1,5 +1,5 @@
 """MAGE: trains the pixel generator on a frozen tokenizer's tokens, conditioned on a frozen encoder's
-representations, on class labels, or on nothing (RCG section 3.3)."""
+representations, on labels (the data's, or clusters of representations), or on nothing (RCG section 3.3)."""
 
 import functools
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from rcg import encoders, metrics, rdm
+from rcg import clusters, encoders, metrics, rdm
 from rcg.component import Component
 from rcg.data import image_batches
 from rcg.errors import UserError
@@ -24,11 +24,17 @@ SHARDING_RULES = (
     (r"mlp/fc1/kernel", ("fsdp", "tensor")),
     (r"mlp/fc2/kernel", ("tensor", "fsdp")),
 )
-KINDS = {"tokenizer": "rcg.vqgan", "encoder": "rcg.encoder", "rdm": "rcg.rdm"}
+KINDS = {
+    "tokenizer": "rcg.vqgan",
+    "encoder": "rcg.encoder",
+    "rdm": "rcg.rdm",
+    "clusters": "rcg.kmeans",
+}
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
     """See `Experiment`. Needs the components "tokenizer" and "encoder" (which also measures), may use "rdm".
+    With "clusters", images are labelled by the nearest cluster of their representation.
 
     Raises:
       UserError: a component is missing, or does not fit config.model.
@@ -45,7 +51,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     sampler = rdm.build(components["rdm"].architecture, **options) if "rdm" in components else None
     architecture = mage.resolve(config.model.to_dict())
     module = mage.build(architecture, **options)
-    _check_fit(module, tokenizer, encoder, sampler, size)
+    groups = clusters.build(components["clusters"].architecture) if "clusters" in components else None
+    _check_fit(module, tokenizer, encoder, sampler, groups, size)
     conditioning = module.conditioning
 
     def tokenize(frozen, images):
@@ -54,6 +61,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     def condition(frozen, images, labels):
         if conditioning == "representation":
             return encoders.represent(encoder, frozen["encoder"], images)
+        if conditioning == "class" and groups is not None:
+            return groups.apply(frozen["clusters"], encoders.represent(encoder, frozen["encoder"], images))
         return labels if conditioning == "class" else None
 
     def init(rng):
@@ -118,10 +127,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             )
             return paint(params, frozen, cond, size, paint_key, cfg_scale)
 
+        kinds = {"representation": "oracle", "class": "class", "none": "unconditional"}
+        kind_of_condition = "clusters" if groups is not None else kinds[conditioning]
         ways = {
             "real": lambda params, frozen, batch, rng: to_unit(batch["image"]),
             "tokenizer": lambda params, frozen, batch, rng: decoded(frozen, to_unit(batch["image"])),
-            {"representation": "oracle", "class": "class", "none": "unconditional"}[conditioning]: oracle,
+            kind_of_condition: oracle,
         }
         if conditioning == "representation" and sampler is not None:
             ways["generated"] = from_rdm
@@ -171,7 +182,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def dataset(split, batch_size, seed, shard_index, shard_count):
         records = source(split)
-        if conditioning == "class" and len(records.label_names) > module.num_classes:
+        if conditioning == "class" and groups is None and len(records.label_names) > module.num_classes:
             raise UserError(
                 f"config.model.num_classes is {module.num_classes}, but the images have "
                 f"{len(records.label_names)} classes; set it to at least that"
@@ -200,7 +211,9 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     )
 
 
-def _check_fit(module: mage.Mage, tokenizer: vqgan.VQGAN, encoder: Any, sampler: Any, size: int) -> None:
+def _check_fit(
+    module: mage.Mage, tokenizer: vqgan.VQGAN, encoder: Any, sampler: Any, groups: Any, size: int
+) -> None:
     tokens = (size >> (len(tokenizer.ch_mult) - 1)) ** 2
     pairs = [
         ("num_tokens", module.num_tokens, f"the tokenizer makes of {size} px", tokens),
@@ -210,6 +223,13 @@ def _check_fit(module: mage.Mage, tokenizer: vqgan.VQGAN, encoder: Any, sampler:
         pairs.append(("rep_dim", module.rep_dim, "the encoder's representations have", encoder.head_out))
         if sampler is not None:
             pairs.append(("rep_dim", module.rep_dim, "the RDM makes", sampler.channels))
+    if groups is not None:
+        if module.conditioning != "class":
+            raise UserError(
+                "config.components.clusters is given, but config.model.conditioning is "
+                f"{module.conditioning}; set it to class"
+            )
+        pairs.append(("num_classes", module.num_classes, "there are clusters", groups.num_clusters))
     for field, ours, what, theirs in pairs:
         if ours != theirs:
             raise UserError(f"config.model.{field} is {ours}, but {what} {theirs}; set it to that")

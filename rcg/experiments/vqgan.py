@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from rcg import clusters
 from rcg.component import Component
 from rcg.data import image_batches
 from rcg.errors import UserError
@@ -21,35 +22,6 @@ from rcg.pixel import lpips, vqgan
 from rcg.pixel.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
 
 fixed = jax.lax.stop_gradient
-
-
-def running_codebook(extra: Mapping[str, jax.Array]) -> jax.Array:
-    """[codebook_size, C]."""
-    return extra["code_sums"] / extra["code_usage"][:, None]
-
-
-def update_running_codebook(
-    extra: Mapping[str, jax.Array], z: jax.Array, indices: jax.Array, rng: jax.Array, method: ConfigDict
-) -> dict[str, jax.Array]:
-    """One step of the running means, after which each code that is too rare starts anew at some latent.
-
-    Args:
-      extra: "code_usage" [n], how often a code is chosen, 1 for its fair share; "code_sums" [n, C],
-        usage times mean.
-      z: the batch's latents [..., C]; indices: what they chose, with as many elements.
-    """
-    n, C = extra["code_sums"].shape
-    z = z.reshape(-1, C)
-    chosen = jax.nn.one_hot(indices.reshape(-1), n)
-    share, decay = n / len(z), method.codebook_decay
-    usage = decay * extra["code_usage"] + (1 - decay) * share * chosen.sum(0)
-    sums = decay * extra["code_sums"] + (1 - decay) * share * chosen.T @ z
-    rare = usage < method.revive_below
-    seeds = z[jax.random.randint(rng, (n,), 0, len(z))]
-    return {
-        "code_usage": jnp.where(rare, 1.0, usage),
-        "code_sums": jnp.where(rare[:, None], seeds, sums),
-    }
 
 
 def perplexity(counts: jax.Array) -> jax.Array:
@@ -82,13 +54,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         extra = {"calls": jnp.zeros((), jnp.int32)}
         if not follows_gradient:
             codebook = params.pop("codebook")
-            # already rare: the first latents seed all codes that they do not choose
-            extra["code_usage"] = jnp.full(len(codebook), method.revive_below / 2)
-            extra["code_sums"] = codebook * method.revive_below / 2
+            extra["codebook"] = clusters.init(*codebook.shape, method.revive_below)
         return params, extra
 
     def export(params, extra):
-        codebook = params["codebook"] if follows_gradient else running_codebook(extra)
+        codebook = params["codebook"] if follows_gradient else clusters.centres(extra["codebook"])
         names = ("encoder", "decoder")
         return {"params": {name: params[name] for name in names} | {"codebook": codebook}}
 
@@ -155,7 +125,10 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             metrics |= {"adversarial_weight": weight, "generator": fooled, "discriminator": caught}
         extra = extra | {"calls": extra["calls"] + 1}
         if not follows_gradient:
-            extra |= update_running_codebook(extra, fixed(z), indices, rng, method)
+            decay, revive_below = method.codebook_decay, method.revive_below
+            extra["codebook"] = clusters.update(
+                extra["codebook"], fixed(z), indices, rng, decay, revive_below
+            )
         return total, (metrics | {"loss": total}, extra)
 
     def reconstruct(params, extra, batch):

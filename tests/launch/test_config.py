@@ -16,7 +16,7 @@ from launch.runtime.config import save_or_compare, validate
 from rcg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
-EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "rdm", "mage")]
+EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "kmeans", "rdm", "mage")]
 PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py", "configs/toy/demo.py"]
 
 

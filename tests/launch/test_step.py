@@ -14,6 +14,7 @@ from rcg import component
 CONFIGS = {
     "encoder": "configs/rcg/moco_v3.py:runlocal",
     "tokenizer": "configs/rcg/vqgan.py:runlocal",
+    "kmeans": "configs/rcg/kmeans.py:runlocal",
     "rdm": "configs/rcg/rdm.py:runlocal",
     "mage": "configs/rcg/mage.py:runlocal",
 }

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pytest
@@ -141,18 +140,6 @@ def test_adversaries_start_late_and_then_both_move(pictures):
     assert all(h["adversarial_weight"] > 0 for h in history[4:])
     assert history[-1]["discriminator"] < history[4]["discriminator"]
     assert history[-1]["generator"] != history[4]["generator"]
-
-
-def test_rare_codes_start_anew_at_latents():
-    method = ml_collections.ConfigDict({"codebook_decay": 0.5, "revive_below": 0.1})
-    extra = {"code_usage": jnp.array([1.0, 1.0, 0.1]), "code_sums": jnp.array([[1.0], [5.0], [0.9]])}
-    z = jnp.array([[2.0], [3.0]])
-    new = training.update_running_codebook(extra, z, jnp.array([0, 0]), KEY, method)
-    usage, codes = new["code_usage"], training.running_codebook(new)[:, 0]
-    assert usage.tolist() == pytest.approx([0.5 + 1.5, 0.5, 1.0])
-    assert codes[0] == pytest.approx((0.5 * 1 + 0.75 * 5) / 2)  # towards the latents' mean, 2.5
-    assert codes[1] == pytest.approx(5)  # not chosen, not yet rare
-    assert float(codes[2]) in (2.0, 3.0)
 
 
 def test_perplexity():
