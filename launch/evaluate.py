@@ -1,6 +1,7 @@
 """Measures a run's newest checkpoint: `python -m launch.evaluate --workdir=... [--config=...]`
 
-Fills `workdir/results.json`: name -> value, with the number of samples, the seed and the step.
+Fills `workdir/results.json`, or that of the folder --out: name -> value, with the number of samples, the
+seed and the step.
 """
 
 import json
@@ -36,6 +37,7 @@ def saved_config(workdir: str) -> ConfigDict:
 
 def write_results(workdir: str, results: dict[str, dict]) -> str:
     """Merges `results` into workdir/results.json, which is replaced whole; returns its path."""
+    os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "results.json")
     merged = {}
     if os.path.exists(path):
@@ -48,8 +50,9 @@ def write_results(workdir: str, results: dict[str, dict]) -> str:
     return path
 
 
-def evaluate(config: ConfigDict, workdir: str) -> dict[str, dict]:
-    """Restores the newest checkpoint of `workdir` and measures it; returns what results.json now says."""
+def evaluate(config: ConfigDict, workdir: str, out: str = "") -> dict[str, dict]:
+    """Restores the newest checkpoint of `workdir` and measures it; the results are returned, and merged into
+    results.json in `out`, which is `workdir` unless given."""
     validate(config, jax.device_count())
     use_compilation_cache(config, workdir)
     checkpoints = Checkpoints(workdir, read_only=True) if os.path.isdir(workdir) else None
@@ -59,7 +62,7 @@ def evaluate(config: ConfigDict, workdir: str) -> dict[str, dict]:
     setup = prepare(config)
     state, _ = checkpoints.restore(step, setup.abstract)
     results = evaluate_state(setup, state, setup.load_frozen())
-    write_results(workdir, results)
+    write_results(out or workdir, results)
     return results
 
 
@@ -67,11 +70,14 @@ def main(argv: list[str]) -> int:
     def define(values: flags.FlagValues) -> None:
         cli.define_config(values)
         flags.DEFINE_string("workdir", None, "the run to measure", flag_values=values)
+        flags.DEFINE_string(
+            "out", "", "folder for results.json; the workdir if not given", flag_values=values
+        )
 
     values = cli.parse(argv, define, __doc__)
     workdir = cli.required(values, "workdir")
     config = values.config or saved_config(workdir)
-    for name, result in sorted(evaluate(config, workdir).items()):
+    for name, result in sorted(evaluate(config, workdir, values.out).items()):
         print(f"{name:32} {result['value']:.6g}  ({result.get('samples', '?')} samples)")
     return 0
 

@@ -72,8 +72,14 @@ class Record:
 
 def stage_config(config: ConfigDict, name: str, workdir: str) -> ConfigDict:
     """The stage's own config file with its overrides, the pipeline's data, and the components before it."""
+    made = {k: os.path.join(workdir, v, "component") for k, v in config.stages[name].components.items()}
+    return configure(config, name, made)
+
+
+def configure(config: ConfigDict, name: str, components: dict[str, str]) -> ConfigDict:
+    """The stage's own config file with its overrides, the pipeline's data, and these components' folders."""
     stage = config.stages[name]
-    made = {f"components.{k}": os.path.join(workdir, v, "component") for k, v in stage.components.items()}
+    made = {f"components.{k}": path for k, path in components.items()}
     path = {"data.path": config.path} if config.path else {}
     return cli.read_config(stage.config, flatten(stage.overrides.to_dict()) | made | path)
 

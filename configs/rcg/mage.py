@@ -48,6 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method.rdm_steps = 250
     c.method.eta = 1.0
     c.method.eval_samples = 10_000
+    c.method.eval_ways = ""  # what evaluation paints: "oracle,generated"; "": everything there is
 
     c.data = images(image_size=256)
     c.data.augment = "random_crop_flip"  # the paper's; the official command's default is center_crop
@@ -98,9 +99,9 @@ def _kitchen(c: ConfigDict) -> None:
     c.data = images(source="kitchen", image_size=32)
     c.data.augment = "flip"
     c.data.max_eval_records = 256
-    c.method.update(eval_samples=256, cfg_scale=0.0)
-    c.total_steps = 320
-    c.optimizer.warmup_steps = 30
+    c.method.update(eval_samples=256, cfg_scale=0.0, temperature=6.0)
+    c.batch_size = 16
+    c.total_steps = 1500
 
 
 def _runlocal(c: ConfigDict) -> None:

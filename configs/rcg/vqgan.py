@@ -94,12 +94,18 @@ def _little(c: ConfigDict, adversarial: bool) -> None:
 
 
 def _kitchen(c: ConfigDict) -> None:
-    """Drawn dishes: three minutes."""
+    """Drawn dishes: a minute and a half."""
+    # one width throughout: where it changes, a block cuts its shortcut, and colours are long in coming
+    c.model.update(ch=24, ch_mult=(1, 1, 1), num_groups=4)
     c.data = images(source="kitchen", image_size=32)
     c.data.augment = "flip"
     c.data.max_eval_records = 500
-    c.total_steps = 1000
-    c.method.adversarial_start_step = 200
+    # steps count here, not images: eight images say as well as 32 where to go
+    c.batch_size = 8
+    c.total_steps = 2000
+    c.optimizer.learning_rate = 2e-3
+    c.method.update(quantize_start_step=500, codebook_decay=0.98, adversarial_start_step=1000)
+    c.log_steps = 100
 
 
 def _runlocal(c: ConfigDict) -> None:

@@ -104,6 +104,26 @@ def curve(name: str, points: Sequence[Point]) -> str:
     )
 
 
+def bars(name: str, values: Sequence[tuple[str, float]]) -> str:
+    """(label, value) pairs -> an SVG chart of horizontal bars from zero; values are not negative."""
+    line, start = 24, 150
+    high = max((v for _, v in values if math.isfinite(v)), default=1) or 1
+    parts = []
+    for i, (label, value) in enumerate(values):
+        y, finite = i * line + 6, math.isfinite(value)
+        wide = max((WIDTH - start - 60) * value / high, 1) if finite else 0
+        parts.append(f'<text x="{start - 8}" y="{y + 12}" text-anchor="end">{escape(label)}</text>')
+        parts.append(f'<rect class="bar" x="{start}" y="{y}" width="{wide:.1f}" height="{line - 8}" rx="3"/>')
+        shown = short(value) if finite else "not finite"
+        parts.append(f'<text x="{start + wide + 6:.1f}" y="{y + 12}">{shown}</text>')
+    label = "; ".join(f"{label} {value:.4g}" for label, value in values)
+    return (
+        f'<figure class="chart"><figcaption><b>{escape(name)}</b></figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {line * len(values) + 8}" role="img" '
+        f'aria-label="{escape(label, quote=True)}">{"".join(parts)}</svg></figure>'
+    )
+
+
 # ---- the diagram: two lanes of three tiles, joined by the networks
 
 TILE, GAP, LANE_TOP = 84, 104, 4

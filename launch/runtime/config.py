@@ -12,11 +12,29 @@ from launch.runtime.mesh import mesh_shape
 from rcg.errors import UserError
 from rcg.layers import REMAT_POLICIES
 
-# Fields a resumed run may change: how it runs, how long, what is measured; not what it computes.
-FREE = re.compile(
-    r"method\.(eval_.*|cfg_scale|mage_steps|rdm_steps|eta)|data\.max_eval_records|total_steps|panel_steps|evaluate_steps|checkpoint_steps|keep_checkpoints|mesh\..*|"
-    r"compute\.(attention|scan_layers|remat)|profile\..*|compilation_cache"
+# How a run runs: nothing that it computes depends on these.
+RUNNING = (
+    r"mesh\..*|compute\.(attention|scan_layers|remat)|profile\..*|compilation_cache|log_steps|panel_steps|"
+    r"evaluate_steps|checkpoint_steps|keep_checkpoints"
 )
+# What is measured of a run, and the sampling it is measured with: training does not read these.
+MEASURING = r"method\.eval_.*|data\.max_eval_records"
+SAMPLING = {
+    "rcg.rdm": r"method\.(rdm_steps|eta)",
+    "rcg.mage": r"method\.(temperature|cfg_scale|mage_steps|rdm_steps|eta)|components\.rdm",
+}
+
+
+def decides_training(experiment: str, field: str) -> bool:
+    """Whether the trained network depends on this field of the config, flat: "method.temperature"."""
+    others = "|".join(filter(None, (RUNNING, MEASURING, SAMPLING.get(experiment))))
+    return not re.fullmatch(others, field)
+
+
+def may_change(experiment: str, field: str) -> bool:
+    """Whether a resumed run may change this field: its length, and what does not decide training. Means are
+    logged over `log_steps`, which a resumed run keeps so that its metrics are those of one in one piece."""
+    return field == "total_steps" or (field != "log_steps" and not decides_training(experiment, field))
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -85,9 +103,7 @@ def save_or_compare(config: ConfigDict, workdir: str) -> None:
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); put it back or use another --workdir") from error
         differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-        # MAGE's is read in sampling only; MoCo's is in the loss
-        free = {"method.temperature"} if config.experiment == "rcg.mage" else set()
-        fixed = [k for k in differing if k not in free and not FREE.fullmatch(k)]
+        fixed = [k for k in differing if not may_change(config.experiment, k)]
         if fixed:
             diff = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in fixed)
             raise UserError(

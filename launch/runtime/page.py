@@ -72,6 +72,7 @@ ol.steps p { margin: 0; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font: 11px var(--sans); fill: var(--soft); font-variant-numeric: tabular-nums; }
 .rule { stroke: var(--line); stroke-width: 1; } .axis { stroke: var(--soft); stroke-width: 1; opacity: 0.6; }
+.bar { fill: var(--accent); opacity: 0.85; }
 .curve, .raw { fill: none; stroke: var(--accent); stroke-width: 2; stroke-linejoin: round; }
 .raw { stroke-width: 1; opacity: 0.3; } .end { fill: var(--accent); }
 .lane { max-width: 560px; margin: 0 auto; } .lane text { font-size: 12.5px; }

@@ -138,6 +138,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             ways["generated"] = from_rdm
             if method.cfg_scale:
                 ways["generated_guided"] = functools.partial(from_rdm, cfg_scale=method.cfg_scale)
+        wanted = [name for name in method.eval_ways.split(",") if name]
+        if not set(wanted) <= ways.keys() - {"real"}:
+            there = ", ".join(ways.keys() - {"real"})
+            raise UserError(f'config.method.eval_ways "{method.eval_ways}": there are here: {there}')
+        if wanted:
+            ways = {name: ways[name] for name in ("real", *wanted)}
 
         def seen(way):
             return jax.jit(lambda p, f, b, r: encoders.features(encoder, f["encoder"], way(p, f, b, r)))

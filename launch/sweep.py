@@ -1,0 +1,304 @@
+"""Runs a comparison and makes one table of it.
+
+    python -m launch.sweep --config=configs/sweeps/table6a.py --workdir=runs/table6a
+
+A sweep is a pipeline and members that change some fields of its stages. A stage is trained once for all the
+members that agree on everything its training reads, in `workdir/stages/<stage>-<hash>`; what a member
+measures is in `workdir/members/<name>.json`. Members run one after another, each in a process of its own;
+one that fails is told in the table and the others go on. The same command again does what is missing.
+
+    --index=3     one member only: for a cluster, one job an index
+    --list        the members with their indices, nothing else
+
+Writes `table.md`, `table.csv` and `sweep.html`, with the plots, into the workdir.
+"""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from html import escape
+from typing import Any
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from launch.evaluate import evaluate
+from launch.pipeline import configure, hardware
+from launch.runtime import charts, cli
+from launch.runtime.config import decides_training, flatten
+from launch.runtime.page import page
+from launch.train import train
+from rcg import component
+from rcg.errors import UserError
+
+WAIT = 20  # seconds between looks at a stage that another process trains
+
+
+def slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
+
+
+def member_pipeline(config: ConfigDict, member: ConfigDict) -> ConfigDict:
+    """The sweep's pipeline with the member's fields.
+
+    Raises:
+      UserError: a field of a stage that is not there.
+    """
+    stages = {name: stage.to_dict() for name, stage in config.stages.items()}
+    for field, value in member.overrides:
+        stage, _, rest = field.partition(".")
+        if stage not in stages:
+            raise UserError(f'member "{member.name}" changes {field}; the stages are: {", ".join(stages)}')
+        if rest.startswith("components."):
+            stages[stage]["components"][rest.removeprefix("components.")] = value
+        elif rest == "config":
+            stages[stage]["config"] = value
+        else:
+            inner = stages[stage]["overrides"]
+            *path, last = rest.split(".")
+            for key in path:
+                inner = inner.setdefault(key, {})
+            inner[last] = value
+    changed = ConfigDict({"path": config.path, "stages": stages})
+    return changed
+
+
+class Member:
+    """One row, being made."""
+
+    def __init__(self, config: ConfigDict, index: int, workdir: str):
+        self.member, self.workdir = config.members[index], workdir
+        self.given = config.given
+        self.pipeline = member_pipeline(config, self.member)
+        self.path = os.path.join(workdir, "members", f"{slug(self.member.name)}.json")
+
+    def _trained_on(self, name: str) -> dict[str, str]:
+        """The components that the stage's training reads: name in its config -> folder."""
+        stages = self.pipeline.stages[name].components
+        return {k: self.component(stage) for k, stage in stages.items()}
+
+    def config(self, name: str) -> ConfigDict:
+        return configure(self.pipeline, name, self._trained_on(name))
+
+    def folder(self, name: str) -> str:
+        """Where the stage is trained: the name says all that its training reads."""
+        config = self.config(name)
+        flat = flatten(config.to_dict())
+        read = {k: v for k, v in flat.items() if decides_training(config.experiment, k)}
+        for key, path in read.items():  # not where components lie, but which they are
+            if key.startswith("components.") and path:
+                inside = os.path.relpath(path, self.workdir)
+                outside = inside.startswith("..")
+                read[key] = component.describe(path).content_hash if outside else inside
+        digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:10]
+        return os.path.join(self.workdir, "stages", f"{name}-{digest}")
+
+    def component(self, name: str) -> str:
+        if name not in self.pipeline.stages:
+            raise UserError(f'member "{self.member.name}" needs a stage "{name}", which is not there')
+        return os.path.abspath(self.given.get(name) or os.path.join(self.folder(name), "component"))
+
+    def needed(self, name: str) -> list[str]:
+        """The stages to train for this one, itself last, each after those it builds on."""
+        order: list[str] = []
+        for other in self.pipeline.stages[name].components.values():
+            if not self.given.get(other):
+                order += [stage for stage in self.needed(other) if stage not in order]
+        return [*order, name]
+
+    def inputs(self) -> str:
+        """A hash of everything the member's results depend on."""
+        flat = flatten(self.config(self.member.measure).to_dict())
+        return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+
+    def done(self) -> bool:
+        if not os.path.exists(self.path):
+            return False
+        with open(self.path) as f:
+            made = json.load(f)
+        return "results" in made and made["inputs"] == self.inputs()
+
+    def write(self, **about: Any) -> None:
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        text = {"name": self.member.name, "inputs": self.inputs(), "hardware": hardware()} | about
+        with open(self.path + ".incomplete", "w") as f:
+            json.dump(text, f, indent=2)
+        os.replace(self.path + ".incomplete", self.path)
+
+    def train(self, name: str) -> int:
+        """Trains a stage, or waits until another process has; 0, or `cli.STOPPED`."""
+        folder = self.folder(name)
+        while not os.path.exists(os.path.join(folder, "component")):
+            print(f"== {name} in {os.path.relpath(folder, self.workdir)}", file=sys.stderr)
+            try:
+                return train(self.config(name), folder)
+            except UserError as error:
+                if "another process is training" not in str(error):
+                    raise
+                time.sleep(WAIT)
+        return 0
+
+    def run(self) -> int:
+        """Trains what is missing and measures; 0, or `cli.STOPPED`."""
+        started, name = time.perf_counter(), self.member.measure
+        for stage in self.needed(name):
+            code = self.train(stage)
+            if code:
+                return code
+        config, folder = self.config(name), self.folder(name)
+        results = evaluate(config, folder, os.path.splitext(self.path)[0])
+        budget = {
+            "steps": config.total_steps,
+            "batch_size": config.batch_size,
+            "stage": os.path.basename(folder),
+        }
+        self.write(results=results, seconds=time.perf_counter() - started, **budget)
+        return 0
+
+
+def rows(config: ConfigDict, workdir: str) -> list[dict[str, Any]]:
+    """What there is of each member: {"name", "fields", "values", "error", "seconds", "budget"}."""
+    found = []
+    for index, member in enumerate(config.members):
+        path = Member(config, index, workdir).path
+        row = {"name": member.name, "fields": dict(member.overrides), "values": {}, "error": "not run yet"}
+        if os.path.exists(path):
+            with open(path) as f:
+                made = json.load(f)
+            row |= {"error": made.get("error", ""), "seconds": made.get("seconds")}
+            results = made.get("results", {})
+            wanted = {config.heading: member.metric} if member.metric else {m: m for m in config.metrics}
+            row["values"] = {title: results[m] for title, m in wanted.items() if m in results}
+            row["steps"], row["batch_size"] = made.get("steps"), made.get("batch_size")
+            row["hardware"] = made.get("hardware", {})
+            if not row["error"] and not row["values"]:
+                row["error"] = f"no {', '.join(wanted.values())} among its results"
+        found.append(row)
+    return found
+
+
+def table(config: ConfigDict, found: list[dict[str, Any]]) -> list[list[str]]:
+    """Heading and rows, as text."""
+    titles = list(dict.fromkeys(title for row in found for title in row["values"]))
+    lines = [["", *titles, "samples", "steps", "batch", "note"]]
+    for row in found:
+        samples = sorted({str(v.get("samples", "")) for v in row["values"].values()})
+        cells = [f"{row['values'][t]['value']:.4g}" if t in row["values"] else "" for t in titles]
+        rest = [" / ".join(samples), str(row.get("steps") or ""), str(row.get("batch_size") or "")]
+        lines.append([row["name"], *cells, *rest, row["error"]])
+    return lines
+
+
+def markdown(lines: list[list[str]]) -> str:
+    out = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([out[0], f"|{' --- |' * len(lines[0])}", *out[1:]]) + "\n"
+
+
+def plots(config: ConfigDict, found: list[dict[str, Any]]) -> list[str]:
+    """A chart for each column: over config.x, or bars by name."""
+    titles = list(dict.fromkeys(title for row in found for title in row["values"]))
+    charts_made = []
+    for title in titles:
+        with_value = [row for row in found if title in row["values"]]
+        values = [row["values"][title]["value"] for row in with_value]
+        if config.x:
+            points = sorted(zip((row["fields"][config.x] for row in with_value), values, strict=True))
+            charts_made.append(charts.curve(f"{title} by {config.x.split('.')[-1]}", points))
+        else:
+            names = [row["name"] for row in with_value]
+            charts_made.append(charts.bars(title, list(zip(names, values, strict=True))))
+    return charts_made
+
+
+def collect(config: ConfigDict, workdir: str) -> str:
+    """Writes the table of what there is so far; returns it as Markdown."""
+    found = rows(config, workdir)
+    lines = table(config, found)
+    text = markdown(lines)
+    held = io.StringIO()
+    csv.writer(held).writerows(lines)
+    machines = {json.dumps(row["hardware"]) for row in found if row.get("hardware")}
+    told = "; ".join(", ".join(f"{k} {v}" for k, v in json.loads(m).items()) for m in sorted(machines))
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in lines[0])
+    body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in line)}</tr>" for line in lines[1:])
+    html = page(
+        config.title,
+        f"<h1>{escape(config.title)}</h1><p>{escape(config.description)}</p><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{body}</tbody></table>{''.join(plots(config, found))}<p>{escape(told)}</p>",
+    )
+    for name, content in (("table.md", text), ("table.csv", held.getvalue()), ("sweep.html", html)):
+        path = os.path.join(workdir, name)
+        with open(path + ".incomplete", "w") as f:
+            f.write(content)
+        os.replace(path + ".incomplete", path)
+    return text
+
+
+def run_member(config: ConfigDict, index: int, workdir: str) -> int:
+    """Makes one row; a failure is written into it, too."""
+    row = Member(config, index, workdir)
+    if row.done():
+        return 0
+    try:
+        return row.run()
+    except Exception as error:
+        row.write(error=" ".join(f"{type(error).__name__}: {error}".split())[:500])
+        raise
+
+
+def run_all(config: ConfigDict, workdir: str, argv: list[str]) -> int:
+    """Each member in a process of its own; 0, 1 if any failed, or `cli.STOPPED`."""
+    failed = 0
+    for index, member in enumerate(config.members):
+        row = Member(config, index, workdir)
+        if not row.done():
+            print(f"\n=== {index}: {member.name}", file=sys.stderr)
+            command = [sys.executable, "-m", "launch.sweep", *argv[1:], f"--index={index}"]
+            code = subprocess.run(command).returncode
+            if code == cli.STOPPED:
+                return code
+            failed += code != 0
+            if code != 0 and not row.done() and not os.path.exists(row.path):  # killed: it could not say so
+                row.write(error=f"ended with status {code}")
+        collect(config, workdir)
+    return 1 if failed else 0
+
+
+def main(argv: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        cli.define_config(values)
+        flags.DEFINE_string("workdir", None, "where everything goes", flag_values=values)
+        flags.DEFINE_integer("index", None, "this member only", flag_values=values)
+        flags.DEFINE_bool("list", False, "print the members with their indices", flag_values=values)
+
+    values = cli.parse(argv, define, __doc__)
+    config = cli.required(values, "config")
+    names = [slug(member.name) for member in config.members]
+    if len(set(names)) < len(names):
+        raise UserError("two members of the sweep have the same name")
+    if values.list:
+        for index, member in enumerate(config.members):
+            fields = ", ".join(f"{k}={v}" for k, v in member.overrides)
+            print(f"{index:3}  {member.name:24} {fields}")
+        return 0
+    workdir = os.path.abspath(cli.required(values, "workdir"))
+    os.makedirs(workdir, exist_ok=True)
+    if values.index is not None:
+        if not 0 <= values.index < len(config.members):
+            raise UserError(f"--index={values.index}: the members are 0..{len(config.members) - 1}")
+        code = run_member(config, values.index, workdir)
+        collect(config, workdir)
+        return code
+    code = run_all(config, workdir, argv)
+    print(collect(config, workdir))
+    return code
+
+
+if __name__ == "__main__":
+    cli.run(main)
