@@ -95,13 +95,13 @@ def _little(c: ConfigDict) -> None:
 
 def _kitchen(c: ConfigDict) -> None:
     """Drawn dishes: three minutes."""
-    c.model.num_classes = 16
+    c.model.update(variant="little", num_classes=16)
     c.data = images(source="kitchen", image_size=32)
     c.data.augment = "flip"
     c.data.max_eval_records = 256
     c.method.update(eval_samples=256, cfg_scale=0.0, temperature=6.0)
     c.batch_size = 16
-    c.total_steps = 1500
+    c.total_steps = 2000
 
 
 def _runlocal(c: ConfigDict) -> None:

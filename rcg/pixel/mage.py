@@ -31,6 +31,7 @@ VARIANTS = {
     "large": (1024, 24, 16, 1024, 8, 16),
     "base": (768, 12, 12, 768, 8, 16),
     "small": (192, 4, 4, 128, 2, 4),
+    "little": (128, 4, 4, 96, 1, 4),
     "tiny": (32, 2, 2, 24, 1, 2),
 }
 SIZES = ("embed_dim", "depth", "num_heads", "decoder_embed_dim", "decoder_depth", "decoder_num_heads")
