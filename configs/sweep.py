@@ -24,6 +24,7 @@ def sweep(
     c.stages = pipeline.stages
     # stage -> a component's folder to take instead of training the stage
     c.given = ConfigDict(dict.fromkeys(pipeline.stages, ""))
+    c.features = ""  # folder of the component that measures images, such as FID-Inception; "": the encoder
     c.members = tuple(ConfigDict(m) for m in members)
     c.metrics = ()  # columns, unless members have a metric of their own
     c.heading = ""  # of the column of the members' own metrics

@@ -2,9 +2,10 @@
 
     python -m launch.convert --kind=rcg.mage --source=mage-l.pth --out=runs/mage
 
---kind is rcg.rdm, rcg.mage, rcg.vqgan or rcg.encoder. A file may hold several networks (the official MAGE
-files have the encoder and the tokenizer in them): --kind says which is wanted, and every array of the file
-is accounted for, or nothing is written. --source is a file, or owner/name/file on the Hugging Face hub.
+--kind is rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder or rcg.inception (FID's network). A file may hold several
+networks (the official MAGE files have the encoder and the tokenizer in them): --kind says which is wanted,
+and every array of the file is accounted for, or nothing is written. --source is a file, or owner/name/file
+on the Hugging Face hub.
 
     python -m launch.convert --export --source=runs/mage --out=mage.safetensors \\
         --encoder=runs/encoder --tokenizer=runs/tokenizer

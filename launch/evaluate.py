@@ -2,6 +2,13 @@
 
 Fills `workdir/results.json`, or that of the folder --out: name -> value, with the number of samples, the
 seed and the step.
+
+    python -m launch.evaluate --images=<folder or npz> --out=... \
+        --reference=<npz of statistics, folder or npz of images> \
+        --features=<component of FID-Inception, or of an encoder>
+
+measures images instead: FID (in an encoder's space: the Frechet distance), Inception Score, and with --keep
+precision and recall. It streams, and goes on where it was cut off.
 """
 
 import json
@@ -13,6 +20,7 @@ from ml_collections import ConfigDict
 
 from launch.runtime import cli
 from launch.runtime.checkpoint import Checkpoints
+from launch.runtime.comparing import compare
 from launch.runtime.config import validate
 from launch.runtime.setup import prepare, use_compilation_cache
 from launch.train import evaluate as evaluate_state
@@ -66,18 +74,51 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "") -> dict[str, dict]
     return results
 
 
+def evaluate_images(values: flags.FlagValues) -> dict[str, dict]:
+    """Measures --images; the results are returned, and merged into results.json in --out."""
+    out = cli.required(values, "out")
+    features = cli.required(values, "features")
+    fields = ("image_size", "batch_size", "keep", "save_statistics")
+    results = compare(
+        values.images,
+        values.reference,
+        features,
+        out,
+        source=values.reference_source,
+        split=values.reference_split,
+        **{name: values[name].value for name in fields},
+    )
+    if "frechet" in results:
+        print("no FID-Inception: the Frechet distance is in an encoder's space, not to be held against FIDs")
+    write_results(out, results)
+    return results
+
+
 def main(argv: list[str]) -> int:
     def define(values: flags.FlagValues) -> None:
         cli.define_config(values)
         flags.DEFINE_string("workdir", None, "the run to measure", flag_values=values)
+        define_in = {"flag_values": values}
+        flags.DEFINE_string("out", "", "folder for results.json; the workdir if not given", **define_in)
+        flags.DEFINE_string("images", "", "measure these, a folder or npz, and no run", **define_in)
+        flags.DEFINE_string("reference", "", "what to hold --images against", **define_in)
         flags.DEFINE_string(
-            "out", "", "folder for results.json; the workdir if not given", flag_values=values
+            "reference_source", "", "parquet, tfds: --reference is such a data set", **define_in
         )
+        flags.DEFINE_string("reference_split", "", "of the data set", **define_in)
+        flags.DEFINE_string("features", "", "component of FID-Inception, or of an encoder", **define_in)
+        flags.DEFINE_integer("image_size", 0, "resize and crop images to this; 0: as they are", **define_in)
+        flags.DEFINE_integer("batch_size", 64, "images at once", lower_bound=1, **define_in)
+        flags.DEFINE_integer("keep", 0, "images of each set for precision and recall", **define_in)
+        flags.DEFINE_string("save_statistics", "", "npz to keep the statistics of --images in", **define_in)
 
     values = cli.parse(argv, define, __doc__)
-    workdir = cli.required(values, "workdir")
-    config = values.config or saved_config(workdir)
-    for name, result in sorted(evaluate(config, workdir, values.out).items()):
+    if values.images:
+        results = evaluate_images(values)
+    else:
+        workdir = cli.required(values, "workdir")
+        results = evaluate(values.config or saved_config(workdir), workdir, values.out)
+    for name, result in sorted(results.items()):
         print(f"{name:32} {result['value']:.6g}  ({result.get('samples', '?')} samples)")
     return 0
 

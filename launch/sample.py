@@ -98,7 +98,7 @@ def sample(model: chain.RCG, task: str, values: flags.FlagValues) -> tuple[Itera
     settings = {k: values[k].value for k in ("mage_steps", "temperature", "cfg_scale", "batch_size")}
     settings["batch_size"] = settings["batch_size"] or None
     if task in ("generate", "class_conditional"):
-        settings |= {"rdm_steps": values.rdm_steps, "eta": values.eta}
+        settings |= {k: values[k].value for k in ("rdm_steps", "eta", "ddim_end")}
         if task == "generate":
             return chain.generate_batches(model, key, num, **settings), None, 0
         labels = labels_for(model, values.labels, num)
@@ -153,6 +153,8 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_float("cfg_scale", 0.0, "guidance, 0: off", **define_in)
         flags.DEFINE_integer("rdm_steps", 250, "DDIM steps", **define_in)
         flags.DEFINE_float("eta", 1.0, "DDIM noise, 0..1", **define_in)
+        ends = ["published", "clean"]
+        flags.DEFINE_enum("ddim_end", "published", ends, "clean: DDIM ends at no noise at all", **define_in)
         flags.DEFINE_integer("mage_steps", 20, "decoding steps", **define_in)
         flags.DEFINE_float("temperature", 6.0, "of the decoding", **define_in)
         flags.DEFINE_bool("standardise", False, "interpolate: bring mixtures to unit deviation", **define_in)
@@ -187,7 +189,16 @@ def main(argv: list[str]) -> int:
         "seed": values.seed,
         "settings": {
             k: values[k].value
-            for k in ("cfg_scale", "rdm_steps", "eta", "mage_steps", "temperature", "batch_size", "dtype")
+            for k in (
+                "cfg_scale",
+                "rdm_steps",
+                "eta",
+                "ddim_end",
+                "mage_steps",
+                "temperature",
+                "batch_size",
+                "dtype",
+            )
         },
         "labels": values.labels,
         "images": values.image,

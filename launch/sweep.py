@@ -74,14 +74,16 @@ class Member:
 
     def __init__(self, config: ConfigDict, index: int, workdir: str):
         self.member, self.workdir = config.members[index], workdir
-        self.given = config.given
+        self.given, self.features = config.given, config.features
         self.pipeline = member_pipeline(config, self.member)
         self.path = os.path.join(workdir, "members", f"{slug(self.member.name)}.json")
 
     def _trained_on(self, name: str) -> dict[str, str]:
         """The components that the stage's training reads: name in its config -> folder."""
         stages = self.pipeline.stages[name].components
-        return {k: self.component(stage) for k, stage in stages.items()}
+        found = {k: self.component(stage) for k, stage in stages.items()}
+        measures = name == self.member.measure and self.features
+        return found | ({"features": os.path.abspath(self.features)} if measures else {})
 
     def config(self, name: str) -> ConfigDict:
         return configure(self.pipeline, name, self._trained_on(name))
@@ -174,6 +176,8 @@ def rows(config: ConfigDict, workdir: str) -> list[dict[str, Any]]:
             row |= {"error": made.get("error", ""), "seconds": made.get("seconds")}
             results = made.get("results", {})
             wanted = {config.heading: member.metric} if member.metric else {m: m for m in config.metrics}
+            # measured with FID-Inception, the Frechet distance is called what it is called elsewhere
+            wanted = {t: m if m in results else m.replace("frechet_", "fid_", 1) for t, m in wanted.items()}
             row["values"] = {title: results[m] for title, m in wanted.items() if m in results}
             row["steps"], row["batch_size"] = made.get("steps"), made.get("batch_size")
             row["hardware"] = made.get("hardware", {})
@@ -186,11 +190,17 @@ def rows(config: ConfigDict, workdir: str) -> list[dict[str, Any]]:
 def table(config: ConfigDict, found: list[dict[str, Any]]) -> list[list[str]]:
     """Heading and rows, as text."""
     titles = list(dict.fromkeys(title for row in found for title in row["values"]))
-    lines = [["", *titles, "samples", "steps", "batch", "note"]]
+    lines = [["", *titles, "features", "samples", "steps", "batch", "note"]]
     for row in found:
         samples = sorted({str(v.get("samples", "")) for v in row["values"].values()})
         cells = [f"{row['values'][t]['value']:.4g}" if t in row["values"] else "" for t in titles]
-        rest = [" / ".join(samples), str(row.get("steps") or ""), str(row.get("batch_size") or "")]
+        features = sorted({str(v.get("features", "")) for v in row["values"].values()})
+        rest = [
+            " / ".join(features),
+            " / ".join(samples),
+            str(row.get("steps") or ""),
+            str(row.get("batch_size") or ""),
+        ]
         lines.append([row["name"], *cells, *rest, row["error"]])
     return lines
 

@@ -137,7 +137,7 @@ def _check_fit(model: RCG, loaded: Mapping[str, Component]) -> None:
     painter, codes = model.mage.module, model.tokenizer.module
     pairs = [("mage", "codebook_size", painter.codebook_size, "tokenizer", codes.codebook_size)]
     if painter.conditioning == "representation":
-        sizes = {"rdm": "channels", "encoder": "head_out"}
+        sizes = {"rdm": "channels", "encoder": "rep_dim"}
         pairs += [
             ("mage", "rep_dim", painter.rep_dim, name, getattr(network.module, sizes[name]))
             for name in sizes
@@ -179,6 +179,7 @@ class _Settings(NamedTuple):
     guided: bool
     rdm_steps: int = 0
     eta: float = 0.0
+    ddim_end: str = "published"
     same_noise: bool = False
 
 
@@ -233,6 +234,7 @@ def _generate(
             labels=cond if modules["rdm"].num_classes else None,
             steps=settings.rdm_steps,
             eta=settings.eta,
+            end=settings.ddim_end,
         )
     return _paint(settings, variables, mage_key, cond, temperature, cfg_scale)
 
@@ -292,6 +294,7 @@ def generate_batches(
     *,
     rdm_steps: int = 250,
     eta: float = 1.0,
+    ddim_end: str = "published",
     mage_steps: int = 20,
     temperature: float = 6.0,
     cfg_scale: float = 0.0,
@@ -320,6 +323,7 @@ def generate_batches(
         guided=cfg_scale > 0,
         rdm_steps=rdm_steps,
         eta=float(eta),
+        ddim_end=ddim_end,
     )
     program = lambda key, labels: _generate(settings, variables, key, labels, temperature, cfg_scale)  # noqa: E731
     return _batches(program, key, labels, batch_size)
@@ -330,7 +334,8 @@ def generate(model: RCG, key: Array, num: int, labels: Any = None, **settings: A
 
     Args:
       labels: int [num], for a class-conditional RDM; None draws them.
-      rdm_steps: DDIM steps (250), eta: their noise, 0..1 (1.0).
+      rdm_steps: DDIM steps (250), eta: their noise, 0..1 (1.0), ddim_end: "published" or "clean", see
+        `diffusion.ddim_tables`.
       mage_steps: decoding steps (20), temperature: of their choice of tokens (6.0; the paper's L model: 11).
       cfg_scale: guidance away from "no representation" (0.0, off).
       batch_size: images in one program; draws depend on it when num is larger.

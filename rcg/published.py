@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rcg import diffusion, encoders, rdm
+from rcg import diffusion, encoders, inception, rdm
 from rcg.component import Component
 from rcg.errors import UserError
 from rcg.pixel import mage, vqgan
@@ -27,6 +27,7 @@ CODE: dict[str, ModuleType] = {
     "rcg.mage": mage,
     "rcg.vqgan": vqgan,
     "rcg.encoder": encoders,
+    "rcg.inception": inception,
 }
 EMBEDDED = {"rcg.encoder": "pretrained_encoder.", "rcg.vqgan": "vqgan."}  # in another network's file
 WEIGHTS = ("ema", "raw")
@@ -48,6 +49,8 @@ def abstract_variables(kind: str, architecture: Mapping[str, Any]) -> Any:
         noise = functools.partial(mage.draw_noise, module, batch_size=1)
         tokens = jnp.zeros((1, module.num_tokens), jnp.int32)
         return jax.eval_shape(lambda k: module.init(k, tokens, condition, noise(k)), key)
+    if kind == "rcg.inception":
+        return jax.eval_shape(module.init, key, jnp.zeros((1, 32, 32, 3)))
     side = module.image_size if kind == "rcg.encoder" else 2 ** (len(module.ch_mult) - 1)
     return jax.eval_shape(module.init, key, jnp.zeros((1, side, side, 3)))
 
@@ -61,6 +64,8 @@ def _select(kind: str, arrays: Arrays) -> Arrays:
     prefix = EMBEDDED.get(kind)
     if prefix and any(name.startswith(prefix) for name in arrays):
         return _under(arrays, prefix)
+    if kind == "rcg.inception":
+        return {name: a for name, a in arrays.items() if not name.endswith(inception.COUNTER)}
     return encoders.unwrap(arrays) if kind == "rcg.encoder" else arrays
 
 
@@ -108,7 +113,7 @@ def convert(
     """One network of a published file.
 
     Args:
-      kind: rcg.rdm, rcg.mage, rcg.vqgan or rcg.encoder.
+      kind: rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder or rcg.inception.
       arrays: the whole file's.
       source: what to call the file in errors and in the component's provenance.
       architecture: fields that shapes do not tell, such as num_heads.

@@ -17,15 +17,19 @@ IMAGENET = 1_281_167
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: variant=..., epochs=... (the paper: 200 for ablations, 800 in the end), runlocal."""
-    arg = parse_arg(arg, variant="base", epochs=200, runlocal=False)
+    """`arg`: variant=..., epochs=... (the paper: 200 for ablations, 800 in the end), recipe=code|paper (which
+    differ in the augmentation), runlocal."""
+    arg = parse_arg(arg, variant="base", epochs=200, recipe="code", runlocal=False)
+    if arg.recipe not in ("code", "paper"):
+        raise ValueError(f'recipe "{arg.recipe}" is not one of code, paper')
     if arg.variant not in VARIANTS:
         raise ValueError(f'variant "{arg.variant}" is not one of {", ".join(VARIANTS)}')
     c = training()
     c.experiment = "rcg.mage"
     # folders of components; rdm is for evaluation only and may be left out. Where conditioning is class, the
-    # data's labels are taken, or those of clusters (configs/rcg/kmeans.py)
-    c.components = ConfigDict({"tokenizer": "", "encoder": "", "rdm": "", "clusters": ""})
+    # data's labels are taken, or those of clusters (configs/rcg/kmeans.py). features: what measures, instead
+    # of the encoder, such as FID-Inception
+    c.components = ConfigDict({"tokenizer": "", "encoder": "", "rdm": "", "clusters": "", "features": ""})
 
     c.model = ConfigDict()
     c.model.variant = arg.variant if arg.variant in ("base", "large", "huge") else "small"  # widths, depths
@@ -47,11 +51,13 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method.cfg_scale = 0.0  # also measure generation with this guidance; 0: do not
     c.method.rdm_steps = 250
     c.method.eta = 1.0
+    c.method.ddim_end = "published"  # published: at the first noise level; clean: at none
     c.method.eval_samples = 10_000
     c.method.eval_ways = ""  # what evaluation paints: "oracle,generated"; "": everything there is
 
     c.data = images(image_size=256)
-    c.data.augment = "random_crop_flip"  # the paper's; the official command's default is center_crop
+    c.data.augment = "random_crop_flip" if arg.recipe == "paper" else "center_crop"
+    c.data.resize = 0 if arg.recipe == "paper" else 292
 
     c.batch_size = 4096
     steps_per_epoch = IMAGENET // c.batch_size
@@ -101,7 +107,7 @@ def _kitchen(c: ConfigDict) -> None:
     c.data.max_eval_records = 256
     c.method.update(eval_samples=256, cfg_scale=0.0, temperature=6.0)
     c.batch_size = 16
-    c.total_steps = 2000
+    c.total_steps = 3000
 
 
 def _runlocal(c: ConfigDict) -> None:

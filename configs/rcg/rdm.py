@@ -32,10 +32,14 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.depth = 12
     c.model.context_dim = 512  # of the class embedding
     c.model.num_classes = 1000 if arg.conditional else 0  # 0: unconditional
+    c.model.beta_schedule = "sqrt_linear"  # the official code's; linear: the paper's word for it
+    c.model.beta_start = 0.0015
+    c.model.beta_end = 0.0195
 
     c.method = ConfigDict()
     c.method.rdm_steps = 250  # DDIM steps of panels and evaluation
     c.method.eta = 1.0  # 0 deterministic .. 1
+    c.method.ddim_end = "published"  # published: at the first noise level; clean: at none
     c.method.eval_samples = 10_000
 
     c.data = images(image_size=256)

@@ -27,7 +27,9 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg.part not in TITLES:
         raise ValueError(f'part "{arg.part}" is not one of {", ".join(TITLES)}')
     moco = f"configs/rcg/moco_v3.py:{VARIANT[scale]}"
-    measured = {"mage__method__eval_ways": "generated"}
+    # all in one space: FID-Inception's, or where that is not given, of the chain's own encoder
+    measured = {"mage__method__eval_ways": "generated", "mage__components__features": "judge"}
+    base.stages.judge = base.stages.encoder.copy_and_resolve_references()
 
     def row(name, **fields):
         return member(name, "mage", "frechet_generated", **measured, **fields)

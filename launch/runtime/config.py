@@ -20,8 +20,10 @@ RUNNING = (
 # What is measured of a run, and the sampling it is measured with: training does not read these.
 MEASURING = r"method\.eval_.*|data\.max_eval_records"
 SAMPLING = {
-    "rcg.rdm": r"method\.(rdm_steps|eta)",
-    "rcg.mage": r"method\.(temperature|cfg_scale|mage_steps|rdm_steps|eta)|components\.rdm",
+    "rcg.rdm": r"method\.(rdm_steps|eta|ddim_end)",
+    "rcg.mage": (
+        r"method\.(temperature|cfg_scale|mage_steps|rdm_steps|eta|ddim_end)|components\.(rdm|features)"
+    ),
 }
 
 

@@ -15,7 +15,8 @@ from rcg.errors import UserError
 from rcg.torch_weights import Rule
 
 Array = jax.Array
-ARCHS = {"moco_v3": "rcg.encoders.moco_v3"}  # architecture["arch"] -> module with `build` and `rules`
+# architecture["arch"] -> module with `build`, `rules`, `architecture_of` and `unwrap`
+ARCHS = {name: f"rcg.encoders.{name}" for name in ("moco_v3", "dino", "deit")}
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
@@ -52,8 +53,10 @@ def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _recognise(arrays: Mapping[str, Any]) -> str:
-    """The name in ARCHS of what published these arrays."""
-    return "moco_v3"
+    """The name in ARCHS of what published these arrays, told by the head."""
+    if any(name.endswith("head.0.weight") for name in arrays):
+        return "moco_v3"
+    return "dino" if any(name.endswith("head.mlp.0.weight") for name in arrays) else "deit"
 
 
 def represent(module: nn.Module, variables: Mapping[str, Any], images: Array) -> Array:

@@ -32,9 +32,9 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     encoder = encoders.build(components["encoder"].architecture, **compute_options(config.compute))
     architecture = config.model.to_dict()
     module = clusters.build(architecture)
-    if module.dim != encoder.head_out:
+    if module.dim != encoder.rep_dim:
         raise UserError(
-            f"config.model.dim is {module.dim}, but the encoder's representations have {encoder.head_out} "
+            f"config.model.dim is {module.dim}, but the encoder's representations have {encoder.rep_dim} "
             "values; set it to that"
         )
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from rcg import clusters, encoders, metrics, rdm
+from rcg import clusters, encoders, features, metrics, rdm
 from rcg.component import Component
 from rcg.data import image_batches
 from rcg.errors import UserError
@@ -29,12 +29,14 @@ KINDS = {
     "encoder": "rcg.encoder",
     "rdm": "rcg.rdm",
     "clusters": "rcg.kmeans",
+    "features": "",  # of several kinds
 }
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
     """See `Experiment`. Needs the components "tokenizer" and "encoder" (which also measures), may use "rdm".
-    With "clusters", images are labelled by the nearest cluster of their representation.
+    With "clusters", images are labelled by the nearest cluster of their representation. "features" is what
+    measures instead of the encoder: FID-Inception, or another encoder.
 
     Raises:
       UserError: a component is missing, or does not fit config.model.
@@ -43,7 +45,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         if name not in components:
             raise UserError(f"rcg.mage needs the component {name}: --config.components.{name}=<its folder>")
     for name, about in components.items():
-        if about.kind != KINDS[name]:
+        if KINDS[name] and about.kind != KINDS[name]:
             raise UserError(f"config.components.{name} is a {about.kind} component, not {KINDS[name]}")
     method, size, options = config.method, config.data.image_size, compute_options(config.compute)
     tokenizer = vqgan.build(components["tokenizer"].architecture, **options)
@@ -51,6 +53,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     sampler = rdm.build(components["rdm"].architecture, **options) if "rdm" in components else None
     architecture = mage.resolve(config.model.to_dict())
     module = mage.build(architecture, **options)
+    measuring = "features" if "features" in components else "encoder"
+    extract = features.extractor(components[measuring], **options)
     groups = clusters.build(components["clusters"].architecture) if "clusters" in components else None
     _check_fit(module, tokenizer, encoder, sampler, groups, size)
     conditioning = module.conditioning
@@ -123,7 +127,14 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             rdm_key, paint_key = jax.random.split(rng)
             labels = batch["label"] if sampler.num_classes else None
             cond = rdm.sample(
-                sampler, frozen["rdm"], rdm_key, size, labels=labels, steps=method.rdm_steps, eta=method.eta
+                sampler,
+                frozen["rdm"],
+                rdm_key,
+                size,
+                labels=labels,
+                steps=method.rdm_steps,
+                eta=method.eta,
+                end=method.ddim_end,
             )
             return paint(params, frozen, cond, size, paint_key, cfg_scale)
 
@@ -146,7 +157,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             ways = {name: ways[name] for name in ("real", *wanted)}
 
         def seen(way):
-            return jax.jit(lambda p, f, b, r: encoders.features(encoder, f["encoder"], way(p, f, b, r)))
+            return jax.jit(lambda p, f, b, r: extract(f[measuring], way(p, f, b, r)))
 
         @jax.jit
         def guess(params, frozen, batch, rng):
@@ -159,29 +170,40 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         # each process reads its share; all then hold everything
         whole = functools.partial(multihost_utils.process_allgather, tiled=True)
         processes, index = jax.process_count(), jax.process_index()
-        features, sums, samples = {name: [] for name in ways}, np.zeros(3), 0
+        found, logits = {name: [] for name in ways}, {name: [] for name in ways}
+        sums, samples = np.zeros(3), 0
         for i, batch in enumerate(dataset("eval", size // processes, config.seed, index, processes)):
             placed, key = put({k: batch[k] for k in ("image", "label", "mask")}), jax.random.fold_in(rng, i)
             keep = whole(batch["mask"]) > 0
             for name, way in ways.items():
-                features[name].append(np.asarray(whole(way(params, frozen, placed, key)))[keep])
+                of_images, of_classes = way(params, frozen, placed, key)
+                found[name].append(np.asarray(whole(of_images))[keep])
+                if of_classes is not None:
+                    logits[name].append(np.asarray(whole(of_classes))[keep])
             sums += np.asarray(guess(params, frozen, placed, key))
             samples += int(keep.sum())
             if samples >= number:
                 break
-        features = {name: np.concatenate(parts)[:number] for name, parts in features.items()}
-        real = features.pop("real")
+        found = {name: np.concatenate(parts)[:number] for name, parts in found.items()}
+        real = found.pop("real")
 
         def frechet(a, b):
             value = metrics.frechet_distance(*metrics.gaussian(a), *metrics.gaussian(b))
-            about = {"features": "encoder's class token", "reference": "eval split"}
+            about = {"features": extract.name, "reference": "eval split"}
             return {"value": value, "samples": len(b), **about}
 
-        results = {f"frechet_{name}": frechet(real, made) for name, made in features.items()}
-        if "frechet_generated_guided" in results:
-            results["frechet_generated_guided"]["cfg_scale"] = method.cfg_scale
+        metric = extract.metric
+        results = {f"{metric}_{name}": frechet(real, made) for name, made in found.items()}
         # of two halves of the real images; fewer samples make the distance larger
-        results["frechet_floor"] = frechet(real[::2], real[1::2])
+        results[f"{metric}_floor"] = frechet(real[::2], real[1::2])
+        for name, parts in logits.items():
+            if parts:
+                score, deviation = metrics.inception_score(np.concatenate(parts)[:number])
+                about = {"samples": len(real), "std": deviation, "splits": 10}
+                results[f"inception_score_{name}"] = {"value": score} | about
+        for name in results:
+            if name.endswith("_guided"):
+                results[name]["cfg_scale"] = method.cfg_scale
         for name, total in zip(("loss", "accuracy"), sums, strict=False):
             results[f"masked_{name}"] = {"value": float(total / sums[2]), "samples": samples}
         return results
@@ -226,7 +248,7 @@ def _check_fit(
         ("codebook_size", module.codebook_size, "the tokenizer has codes", tokenizer.codebook_size),
     ]
     if module.conditioning == "representation":
-        pairs.append(("rep_dim", module.rep_dim, "the encoder's representations have", encoder.head_out))
+        pairs.append(("rep_dim", module.rep_dim, "the encoder's representations have", encoder.rep_dim))
         if sampler is not None:
             pairs.append(("rep_dim", module.rep_dim, "the RDM makes", sampler.channels))
     if groups is not None:

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rcg import augment, data, encoders, metrics
-from rcg.encoders import moco_v3
+from rcg.encoders import vit
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit
 
@@ -70,7 +70,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Any], source: Any) -
     architecture = {"arch": "moco_v3", **config.model.to_dict()}
     encoder = encoders.build(architecture, **compute_options(config.compute))
     method, size = config.method, encoder.image_size
-    predictor = moco_v3.Head(method.predictor_hidden, encoder.head_out, 2, encoder.dtype)
+    predictor = vit.Head(method.predictor_hidden, encoder.head_out, 2, encoder.dtype)
     augmentation = method.augment.to_dict()
     total_steps = config.total_steps * config.optimizer.accumulation_steps
     _check_frozen(config)

@@ -34,10 +34,10 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     encoder = encoders.build(components["encoder"].architecture, **options)
     architecture = config.model.to_dict()
     module = rdm.build(architecture, **options)
-    if module.channels != encoder.head_out:
+    if module.channels != encoder.rep_dim:
         raise UserError(
             f"config.model.channels is {module.channels}, but the encoder's representations have "
-            f"{encoder.head_out} values; set it to that"
+            f"{encoder.rep_dim} values; set it to that"
         )
     conditional = module.num_classes > 0
 
@@ -61,7 +61,14 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def sample(params, rng, num, labels):
         return rdm.sample(
-            module, {"params": params}, rng, num, labels=labels, steps=method.rdm_steps, eta=method.eta
+            module,
+            {"params": params},
+            rng,
+            num,
+            labels=labels,
+            steps=method.rdm_steps,
+            eta=method.eta,
+            end=method.ddim_end,
         )
 
     def panels(params, extra, frozen, batch, rng):
@@ -97,7 +104,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             return metrics.frechet_distance(*metrics.gaussian(a), *metrics.gaussian(b))
 
         about = {"features": "representations", "reference": "eval split"}
-        settings = {"rdm_steps": method.rdm_steps, "eta": method.eta}
+        settings = {"rdm_steps": method.rdm_steps, "eta": method.eta, "ddim_end": method.ddim_end}
         whole_set, halves = {"samples": len(real), **about}, {"samples": len(real) // 2, **about}
         results = {
             "rdm_frechet": {"value": distance(real, made), **whole_set, **settings},

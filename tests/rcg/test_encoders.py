@@ -9,7 +9,7 @@ import pytest
 from flax import traverse_util
 
 from rcg import encoders
-from rcg.encoders import moco_v3
+from rcg.encoders import moco_v3, vit
 from rcg.errors import UserError
 
 SMALL = dict(
@@ -35,7 +35,7 @@ def test_batch_norm_is_torchs():
     torch = pytest.importorskip("torch")
     x = np.random.default_rng(0).normal(2, 3, (10, 6)).astype(np.float32)
     theirs = torch.nn.BatchNorm1d(6)
-    ours = moco_v3.BatchNorm()
+    ours = vit.BatchNorm()
     variables = ours.init(jax.random.key(0), x)
     for _ in range(3):
         want = theirs(torch.tensor(x)).detach().numpy()

@@ -1,11 +1,13 @@
 """MoCo v3's ViT, its head and the resize before it, against the official code's recorded numbers."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rcg import encoders
+from rcg import encoders, published
 from rcg.layers import sincos_2d
 from rcg.torch_weights import export_variables, import_variables
 
@@ -78,3 +80,79 @@ def test_representation_inside_mage(golden):
     image = nhwc(file["in/image_u8"]) / np.float32(255)
     rep = jax.jit(lambda v, x: encoders.represent(module, v, x))(variables, image)
     assert error("representation", rep, file["out/rep"]) < 1e-5
+
+
+def hugging_face_vit():
+    """transformers' ViT with random weights, and those under timm's names."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192)
+    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, layer_norm_eps=1e-6)
+    model = transformers.ViTModel(config, add_pooling_layer=False).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.2) if parameter.ndim > 1 else parameter.uniform_(-0.5, 1.5)
+    theirs = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    plain = {
+        "embeddings.cls_token": "cls_token",
+        "embeddings.position_embeddings": "pos_embed",
+        "embeddings.patch_embeddings.projection": "patch_embed.proj",
+        "layernorm_before": "norm1",
+        "layernorm_after": "norm2",
+        "layernorm": "norm",
+        "attention.output.dense": "attn.proj",
+        "attention.o_proj": "attn.proj",
+        "intermediate.dense": "mlp.fc1",
+        "mlp.fc1": "mlp.fc1",
+        "mlp.fc2": "mlp.fc2",
+        "output.dense": "mlp.fc2",
+        "encoder.layer": "blocks",
+        "layers": "blocks",
+    }
+    arrays, parts = {}, {}
+    for name, array in theirs.items():
+        found = re.search(r"(\d+)\..*?(query|key|value|q_proj|k_proj|v_proj)\.(weight|bias)$", name)
+        if found:
+            parts.setdefault(f"blocks.{found[1]}.attn.qkv.{found[3]}", {})[found[2][0]] = array
+            continue
+        for old, new in plain.items():
+            if old in name:
+                name = name.replace(old, new)
+        arrays[name] = array
+    arrays |= {name: np.concatenate([qkv[c] for c in "qkv"]) for name, qkv in parts.items()}
+    return torch, model, arrays
+
+
+@pytest.mark.parametrize("arch", ["dino", "ibot", "deit"])
+def test_other_encoders_match_pytorch(arch):
+    """DINO's, iBOT's and DeiT's published layouts, against transformers' ViT and a torch head."""
+    torch, model, arrays = hugging_face_vit()
+    head = torch.nn.Sequential(
+        torch.nn.Linear(48, 64),
+        torch.nn.GELU(),
+        torch.nn.Linear(64, 64),
+        torch.nn.GELU(),
+        torch.nn.Linear(64, 20),
+    )
+    image = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    with torch.no_grad():
+        token = model(torch.from_numpy(image.transpose(0, 3, 1, 2))).last_hidden_state[:, 0]
+        projected = head(token)
+    if arch == "deit":
+        file = arrays | {"head.weight": np.zeros((1000, 48)), "head.bias": np.zeros(1000)}
+    else:
+        file = {f"backbone.{name}": a for name, a in arrays.items()}
+        file |= {f"head.mlp.{name}": a.numpy() for name, a in head.state_dict().items()}
+        last = ("last_layer", "last_layer2") if arch == "ibot" else ("last_layer",)
+        file |= {f"head.{layer}.weight_{part}": np.zeros((9, 20)) for layer in last for part in "gv"}
+    made = published.convert("rcg.encoder", file, f"{arch}.pth", architecture={"num_heads": 4})
+    module = encoders.build(made.architecture)
+    features = module.apply(made.variables, image, method="features")
+    assert error("features", features, token.numpy()) < 1e-5
+    want = token.numpy() if arch == "deit" else projected.numpy()
+    assert error("representation", module.apply(made.variables, image), want) < 1e-5
+    assert module.rep_dim == want.shape[1]
+    back = published.publish(made)
+    kept = {k.removeprefix("backbone."): a for k, a in file.items() if a.dtype == np.float32}
+    assert back.keys() == kept.keys() and all(back[k].tobytes() == kept[k].tobytes() for k in kept)

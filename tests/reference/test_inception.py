@@ -108,6 +108,18 @@ def test_inception_score(fidelity, features):
     assert abs(got[1] - want["inception_score_std"]) < 1e-3 * got[0]
 
 
+def test_streamed_score_is_that_of_all_logits(features):
+    """Splits and all, in batches of 5."""
+    from rcg import statistics
+
+    logits = features[0][1][1] * 2
+    splits = statistics.split_of(len(logits), 3)
+    sums = statistics.ClassMoments.empty(3, logits.shape[1])
+    for i in range(0, len(logits), 5):
+        sums.add(logits[i : i + 5], splits[i : i + 5])
+    np.testing.assert_allclose(sums.score(), metrics.inception_score(logits, splits=3), rtol=1e-9)
+
+
 @pytest.mark.parametrize("size", [32, 256, 299, 500])
 def test_resize_is_tensorflows(fidelity, size):
     import torch
