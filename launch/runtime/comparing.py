@@ -62,7 +62,7 @@ def own_size(source: Any) -> int:
       UserError: it is not square.
     """
     image = source[0]["image"]
-    height, width = (image if isinstance(image, np.ndarray) else decode(image)).shape[:2]
+    width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else decode(image).size
     if height != width:
         raise UserError(f"{source.name(0)} is {width} x {height}; give --image_size to resize and crop")
     return height

@@ -109,6 +109,6 @@ def test_precision_and_recall_of_plain_cases():
     real = rng.normal(size=(200, 4))
     assert metrics.precision_recall(real, real) == (1.0, 1.0)
     assert metrics.precision_recall(real, real + 100) == (0.0, 0.0)
-    few = real[:20] + 1e-3 * rng.normal(size=(20, 4))  # all on the manifold, which they do not cover
-    precision, recall = metrics.precision_recall(real, few)
-    assert precision == 1.0 and recall < 0.9
+    both = np.concatenate([real, real + 100])  # two groups, of which only one is made
+    precision, recall = metrics.precision_recall(both, real + 1e-3 * rng.normal(size=(200, 4)))
+    assert (precision, recall) == (1.0, 0.5)
