@@ -2,7 +2,7 @@
 
 paper     ImageNet at 256 px, ViT-B encoder, MAGE-B for 200 epochs, RDM for 100: --config.path=<images>, and
           --config.given.encoder, --config.given.tokenizer for the published networks
-cifar10   --config.path=<folder of Parquet files>; half an hour on two CPU cores for each MAGE
+cifar10   --config.path=<folder of Parquet files>; a quarter of an hour on a CPU core for a MAGE
 runlocal  the toy kitchen and tiny networks: seconds for each
 """
 
@@ -39,7 +39,13 @@ def chain(scale: str) -> ConfigDict:
     if scale == "cifar10":
         options["encoder"] = {"total_steps": 1800, "checkpoint_steps": 300, "optimizer__warmup_steps": 150}
         options["rdm"] = {"total_steps": 1500}
-        options["mage"] = {"total_steps": 3000, "method__eval_samples": 2000, "method__cfg_scale": 0.0}
+        options["mage"] = {
+            "model__variant": "little",
+            "batch_size": 32,
+            "total_steps": 4000,
+            "method__eval_samples": 1000,
+            "method__cfg_scale": 0.0,
+        }
     c = ConfigDict()
     c.path = ""
     c.stages = ConfigDict()
