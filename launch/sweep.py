@@ -86,6 +86,16 @@ class Member:
         return found | ({"features": os.path.abspath(self.features)} if measures else {})
 
     def config(self, name: str) -> ConfigDict:
+        """The stage's config, with its components' folders.
+
+        Raises:
+          UserError: it can't be trained and is not given.
+        """
+        if not self.pipeline.stages[name].config:
+            raise UserError(
+                f'member "{self.member.name}" needs {name}, which is not trained here: '
+                f"--config.given.{name}=<folder of its component>"
+            )
         return configure(self.pipeline, name, self._trained_on(name))
 
     def folder(self, name: str) -> str:

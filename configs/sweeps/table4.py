@@ -44,7 +44,7 @@ def get_config(arg: str = "") -> ConfigDict:
         members = [row("MoCo v3"), row("random weights", **on("random"))]
         if scale == "paper":
             for name, title in PUBLISHED.items():
-                base.stages[name] = stage(title, moco)  # in place of which a component is given
+                base.stages[name] = stage(title, "")  # must be given
                 size = 768 if name == "deit" else 256
                 sizes = {"rdm__model__channels": size, "mage__model__rep_dim": size}
                 members.append(row(title, **on(name), **sizes))
