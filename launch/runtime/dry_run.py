@@ -34,7 +34,7 @@ def report(config: ConfigDict) -> int:
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         spec = tuple(leaf.sharding.spec) or "replicated"
         rows.append((path_name(path), leaf.shape, leaf.dtype.name, int(np.prod(leaf.shape)), spec))
-    width = max(len(row[0]) for row in rows)
+    width = max((len(row[0]) for row in rows), default=len("parameter"))
     print(f"{'parameter':{width}} {'shape':>20} {'dtype':>9} {'size':>12}  sharding")
     for name, shape, dtype, size, spec in rows:
         print(f"{name:{width}} {shape!s:>20} {dtype:>9} {size:>12,}  {spec}")
@@ -52,7 +52,9 @@ def report(config: ConfigDict) -> int:
     }
     for name, tree in parts.items():
         print(f"  {name:20} {_gib(bytes_per_device(tree)):>12}")
-    compiled = setup.compile_step()
+    # on a CPU, memory and FLOPs are settled before machine code is made: make it in haste
+    in_haste = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    compiled = setup.compile_step(in_haste)
     memory = compiled.memory_analysis()
     if memory is not None:
         print(f"  {'temporaries (peak)':20} {_gib(memory.temp_size_in_bytes):>12}")

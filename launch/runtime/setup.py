@@ -56,7 +56,7 @@ class Setup:
             loaded[name] = components.load(path, sharding=shardings, dtype=dtype).variables
         return loaded
 
-    def compile_step(self) -> Any:
+    def compile_step(self, compiler_options: dict[str, Any] | None = None) -> Any:
         """(state, frozen, batch, key) -> (state, done), compiled ahead of use; the state is donated,
         `done` is a scalar of its own to wait for."""
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
@@ -69,7 +69,8 @@ class Setup:
         step = jax.jit(program, out_shardings=out, donate_argnums=0)
         key = jax.eval_shape(lambda: root_key(self.config))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=meshes.replicated(self.mesh))
-        return step.lower(self.abstract, self.frozen_abstract, self.batch_abstract, key).compile()
+        lowered = step.lower(self.abstract, self.frozen_abstract, self.batch_abstract, key)
+        return lowered.compile(compiler_options)
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host batch -> device arrays, split over the mesh's data and fsdp axes."""
