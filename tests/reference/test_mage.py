@@ -1,10 +1,15 @@
 """MAGE against the official code's recorded training steps and whole generations."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import traverse_util
 
+from launch.runtime.optimizer import decay_mask
+from rcg import published, rdm
 from rcg.layers import sincos_2d
 from rcg.pixel import mage, vqgan
 from rcg.torch_weights import export_variables, import_variables
@@ -27,9 +32,10 @@ def relative(got, want):
     return float(np.abs(np.asarray(got) - want).max() / np.abs(want).max())
 
 
-def published(golden, prefix=""):
+def recorded(golden, prefix="", name="mage_model"):
+    """A file of the official code: name -> array."""
     start = f"param/{prefix}"
-    return {k.removeprefix(start): v for k, v in golden("rcg/mage_model").items() if k.startswith(start)}
+    return {k.removeprefix(start): v for k, v in golden(f"rcg/{name}").items() if k.startswith(start)}
 
 
 def is_other(name):
@@ -40,7 +46,7 @@ def is_other(name):
 @pytest.fixture(scope="module")
 def model(golden):
     module = mage.build(ARCHITECTURE)
-    arrays = published(golden)
+    arrays = recorded(golden)
     arrays = {k: a for k, a in arrays.items() if not is_other(k)}
     noise = jax.eval_shape(lambda k: mage.draw_noise(module, k, 2), jax.random.key(0))
     example = (np.zeros((2, 256), np.int32), np.zeros((2, 12), np.float32), noise)
@@ -56,7 +62,7 @@ def tokenizer(golden):
     module = vqgan.build(TOKENIZER)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)
     like = jax.eval_shape(module.init, jax.random.key(0), image)
-    arrays = published(golden, "vqgan.")
+    arrays = recorded(golden, "vqgan.")
     return module, import_variables(arrays, vqgan.rules(TOKENIZER), like, "mage_model")
 
 
@@ -138,6 +144,60 @@ def test_whole_generation(cfg, golden, model, tokenizer):
     }
     print(f"mage_gen_cfg{cfg}: ids and masks exact,", {k: f"{v:.1e}" for k, v in errors.items()})
     assert max(errors.values()) < 1e-4
+
+
+@pytest.mark.parametrize("cfg", [0, 3])
+def test_noise_to_image(cfg, golden):
+    """The whole chain out of the two published files, from the recorded draws: RDM with its EMA weights,
+    MAGE, tokenizer."""
+    file = golden(f"rcg/mage_gen_cfg{cfg}")
+    heads = {"num_heads": 4, "decoder_num_heads": 5}
+    network = {
+        "rdm": published.convert("rcg.rdm", recorded(golden, name="mage_rdm"), "rdm"),
+        "mage": published.convert("rcg.mage", recorded(golden), "mage", architecture=heads),
+        "tokenizer": published.convert("rcg.vqgan", recorded(golden), "mage"),
+    }
+    modules = {name: published.CODE[about.kind].build(about.architecture) for name, about in network.items()}
+
+    @jax.jit
+    def chain(variables):
+        noise = {"x_T": file["in/x_T"], "steps": file["in/rdm_noise"]}
+        steps, key = int(file["in/rdm_steps"]), jax.random.key(0)
+        rep = rdm.sample(modules["rdm"], variables["rdm"], key, 2, steps=steps, noise=noise)
+        tokens = mage.generate(
+            modules["mage"],
+            variables["mage"],
+            key,
+            rep,
+            steps=len(file["out/mask_len"]),
+            temperature=float(file["in/temperature"]),
+            cfg_scale=float(file["in/cfg"]),
+            noise={"token": file["in/cat_gumbel"], "confidence": file["in/conf_gumbel"]},
+        )
+        image = modules["tokenizer"].apply(variables["tokenizer"], tokens, method="decode_tokens")
+        return rep, tokens, image
+
+    rep, tokens, image = chain({name: about.variables for name, about in network.items()})
+    np.testing.assert_array_equal(tokens, file["out/final_ids"])
+    errors = {
+        "representation": relative(rep, file["out/rep"][:2]),
+        "image": relative(np.moveaxis(image, -1, 1), file["out/image"]),
+    }
+    print(f"noise to image, cfg {cfg}: ids exact,", {k: f"{v:.1e}" for k, v in errors.items()})
+    assert max(errors.values()) < 1e-4
+
+
+@pytest.mark.parametrize("letter, variant", [("b", "base"), ("l", "large")])
+def test_weight_decay_falls_on_the_same_tensors(letter, variant, shared):
+    path = shared / "reference" / "manifests" / f"rcg_mage_{letter}_wd_groups.json"
+    groups = json.loads(path.read_text())
+    like = published.abstract_variables("rcg.mage", mage.resolve({"variant": variant}))
+    decays = traverse_util.flatten_dict(decay_mask(like["params"], "matrices"), sep="/")
+    ours = {True: set(), False: set()}
+    for rule in mage.rules({"variant": variant}):
+        ours[decays[rule.ours.removeprefix("params/")]].add(rule.theirs)
+    assert ours[False] == {name for name in groups["no_decay"] if not is_other(name)}
+    assert ours[True] == {name for name in groups["decay"] if not is_other(name)}
 
 
 @pytest.mark.parametrize("law", ["rcg", "mage"])
