@@ -29,6 +29,8 @@ $(VENV)/.core: pyproject.toml | $(BIN)/python
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet -e '.[test]'
+	# the other implementation of FID; its torchvision is for data sets that no test opens
+	$(BIN)/python -m pip install --quiet --no-deps torch-fidelity==0.3.0
 	@touch $@ $(VENV)/.core
 
 clean:
