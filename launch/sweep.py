@@ -4,13 +4,14 @@
 
 A sweep is a pipeline and members that change some fields of its stages. A stage is trained once for all the
 members that agree on everything its training reads, in `workdir/stages/<stage>-<hash>`; what a member
-measures is in `workdir/members/<name>.json`. Members run one after another, each in a process of its own;
-one that fails is told in the table and the others go on. The same command again does what is missing.
+measures is in `workdir/<sweep>/<member>.json`. Members run one after another, each in a process of its own;
+one that fails is told in the table and the others go on. The same command again does what is missing, and
+sweeps in the same workdir share what they have in common.
 
     --index=3     one member only: for a cluster, one job an index
     --list        the members with their indices, nothing else
 
-Writes `table.md`, `table.csv` and `sweep.html`, with the plots, into the workdir.
+Writes `<sweep>.md`, `<sweep>.csv` and `<sweep>.html`, with the plots, into the workdir.
 """
 
 import csv
@@ -76,7 +77,7 @@ class Member:
         self.member, self.workdir = config.members[index], workdir
         self.given, self.features = config.given, config.features
         self.pipeline = member_pipeline(config, self.member)
-        self.path = os.path.join(workdir, "members", f"{slug(self.member.name)}.json")
+        self.path = os.path.join(workdir, config.name, f"{slug(self.member.name)}.json")
 
     def _trained_on(self, name: str) -> dict[str, str]:
         """The components that the stage's training reads: name in its config -> folder."""
@@ -252,8 +253,8 @@ def collect(config: ConfigDict, workdir: str) -> str:
         f"<h1>{escape(config.title)}</h1><p>{escape(config.description)}</p><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{body}</tbody></table>{''.join(plots(config, found))}<p>{escape(told)}</p>",
     )
-    for name, content in (("table.md", text), ("table.csv", held.getvalue()), ("sweep.html", html)):
-        path = os.path.join(workdir, name)
+    for ending, content in (("md", text), ("csv", held.getvalue()), ("html", html)):
+        path = os.path.join(workdir, f"{config.name}.{ending}")
         with open(path + ".incomplete", "w") as f:
             f.write(content)
         os.replace(path + ".incomplete", path)

@@ -92,17 +92,17 @@ def test_sampling_fields_do_not_train_again(monkeypatch, tmp_path):
     fake = Fake(monkeypatch, value=lambda config: config.method.cfg_scale + 1)
     assert run(tmp_path, "configs/sweeps/guidance.py:runlocal") == 0
     assert len([n for n in fake.trained if n.startswith("mage")]) == 1 and len(fake.measured) == 2
-    text = (tmp_path / "table.md").read_text()
+    text = (tmp_path / "guidance.md").read_text()
     assert "| guidance 0 | 1 | f | 8 | 4 | 16 |  |" in text and "| guidance 2 | 3 |" in text
-    assert (tmp_path / "table.csv").read_text().count("\n") == 3
-    assert "<svg" in (tmp_path / "sweep.html").read_text()
+    assert (tmp_path / "guidance.csv").read_text().count("\n") == 3
+    assert "<svg" in (tmp_path / "guidance.html").read_text()
 
 
 def test_a_failed_member_is_told_and_the_others_go_on(monkeypatch, tmp_path):
     fake = Fake(monkeypatch)
     fake.fails = {"rcg.kmeans"}
     assert run(tmp_path) == 1
-    lines = (tmp_path / "table.md").read_text().splitlines()
+    lines = (tmp_path / "table6a.md").read_text().splitlines()
     assert [line.split(" | ")[1] for line in lines[2:]].count("1") == 4
     assert "no room left" in next(line for line in lines if line.startswith("| clusters"))
     fake.fails = set()
@@ -115,7 +115,7 @@ def test_one_index_is_one_member(monkeypatch, tmp_path, capsys):
     fake = Fake(monkeypatch)
     assert run(tmp_path, "configs/sweeps/table6a.py:runlocal", "--index=1") == 0
     assert len(fake.measured) == 1
-    assert (tmp_path / "table.md").read_text().count("not run yet") == 4
+    assert (tmp_path / "table6a.md").read_text().count("not run yet") == 4
     with pytest.raises(UserError, match="0..4"):
         run(tmp_path, "configs/sweeps/table6a.py:runlocal", "--index=5")
     assert run(tmp_path, "configs/sweeps/table6a.py:runlocal", "--list") == 0
@@ -148,6 +148,6 @@ def test_a_real_one(tmp_path):
     done = subprocess.run([*command, f"--workdir={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("| eta") == 2
-    made = json.loads((tmp_path / "members" / "eta_1.0.json").read_text())
+    made = json.loads((tmp_path / "tiny" / "eta_1.0.json").read_text())
     assert made["results"]["rdm_frechet"]["eta"] == 1.0
     assert len(list((tmp_path / "stages").glob("*-*"))) == 2
