@@ -21,6 +21,7 @@ import orbax.checkpoint as ocp
 from rcg.errors import UserError
 
 FORMAT = 1
+EXACT = ("rcg.inception", "rcg.kmeans")  # kinds that are compared by: never in half precision
 PyTree = Any
 
 
@@ -115,8 +116,21 @@ def describe(path: str, kind: str | None = None) -> Component:
         raise UserError(f"the component at {path} is damaged ({error}); export it again") from error
 
 
+def held_in(component: Component, dtype: Any) -> PyTree:
+    """Shapes and dtypes of the component's variables when it is held in `dtype`: parameters are, unless the
+    kind is exact; statistics and whole numbers stay what they are."""
+    exact = dtype is None or component.kind in EXACT
+
+    def one(path, leaf):
+        cast = not exact and path[0].key == "params" and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype)
+
+    return jax.tree.map_with_path(one, component.variables)
+
+
 def load(path: str, kind: str | None = None, sharding: Any = None, dtype: Any = None) -> Component:
-    """The component at `path`, its variables placed by `sharding` (one, or a tree) and cast to `dtype`.
+    """The component at `path`, its variables placed by `sharding` (one, or a tree) and held in `dtype`, see
+    `held_in`.
 
     Raises:
       UserError: see `describe`.
@@ -128,11 +142,9 @@ def load(path: str, kind: str | None = None, sharding: Any = None, dtype: Any = 
         sharding = jax.tree.map(lambda _, s=sharding: s, component.variables)
 
     def target(leaf, sharding):
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        wanted = dtype if dtype is not None and floating else leaf.dtype
-        return jax.ShapeDtypeStruct(leaf.shape, wanted, sharding=sharding)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-    abstract = jax.tree.map(target, component.variables, sharding)
+    abstract = jax.tree.map(target, held_in(component, dtype), sharding)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             params = os.path.join(os.path.abspath(path), "params")

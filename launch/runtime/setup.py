@@ -108,15 +108,14 @@ def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
     factory = registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
     experiment = factory(config, described, source)
 
-    def with_shardings(tree: PyTree, rules: meshes.Rules = (), dtype: Any = None) -> PyTree:
+    def with_shardings(tree: PyTree, rules: meshes.Rules = ()) -> PyTree:
         def one(leaf, sharding):
-            floating = dtype is not None and jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating)
-            return jax.ShapeDtypeStruct(leaf.shape, dtype if floating else leaf.dtype, sharding=sharding)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
         return jax.tree.map(one, tree, meshes.tree_shardings(tree, mesh, rules))
 
     dtype = compute_options(config.compute)["dtype"]
-    frozen = {k: with_shardings(c.variables, dtype=dtype) for k, c in described.items()}
+    frozen = {k: with_shardings(components.held_in(c, dtype)) for k, c in described.items()}
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=meshes.batch_sharding(mesh))
         for name, (shape, dtype) in experiment.batch_spec.items()

@@ -15,7 +15,7 @@ from rcg.errors import UserError
 
 VARIABLES = {
     "params": {"a": {"kernel": np.arange(64.0, dtype=np.float32).reshape(8, 8)}},
-    "batch_stats": {"count": np.arange(3, dtype=np.int32)},
+    "batch_stats": {"count": np.arange(3, dtype=np.int32), "mean": np.arange(3, dtype=np.float32)},
 }
 
 
@@ -37,12 +37,19 @@ def test_loads_straight_to_sharding_and_dtype(saved):
     mesh = jax.make_mesh((8,), ("fsdp",))
     shardings = {
         "params": {"a": {"kernel": NamedSharding(mesh, P("fsdp"))}},
-        "batch_stats": {"count": NamedSharding(mesh, P())},
+        "batch_stats": {name: NamedSharding(mesh, P()) for name in ("count", "mean")},
     }
     back = component.load(str(saved), sharding=shardings, dtype=jnp.bfloat16).variables
     kernel = back["params"]["a"]["kernel"]
     assert kernel.dtype == jnp.bfloat16 and kernel.sharding.spec == P("fsdp")
     assert back["batch_stats"]["count"].dtype == jnp.int32
+    assert back["batch_stats"]["mean"].dtype == jnp.float32  # statistics are not for half precision
+
+
+def test_what_others_are_compared_by_stays_exact(tmp_path):
+    component.save(str(tmp_path / "k"), Component("rcg.kmeans", {}, VARIABLES))
+    back = component.load(str(tmp_path / "k"), dtype=jnp.bfloat16).variables
+    assert back["params"]["a"]["kernel"].dtype == jnp.float32
 
 
 def test_saving_again_replaces_it(saved):
