@@ -4,8 +4,11 @@ A record's place in the stream and its random crop are drawn before the stream i
 so every number of processes sees the same images, cropped alike, in the same global batches.
 """
 
+import ctypes
 import itertools
 import os
+import signal
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -21,6 +24,7 @@ from rcg.errors import UserError
 AUGMENTATIONS = ("center_crop", "random_crop_flip", "flip", "none")  # none: center_crop by another name
 PADDING = -1  # the index of a row that only fills up an eval batch
 MAX_PROBES = 1000  # undecodable records in a row that end the run, whatever the allowed fraction
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 NO_DRAWS = np.zeros(3)
 
 
@@ -78,7 +82,7 @@ def image_batches(
     # One reader: the loader itself decodes a batch's records in parallel, so few batches are in flight.
     dataset = batches.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))
     if workers:
-        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+        dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent)
         dataset = dataset.map(_copied)
     return dataset
 
@@ -98,6 +102,13 @@ def eval_arrays(source: Source, data: ConfigDict, limit: int = 0) -> tuple[np.nd
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with_parent(index: int, count: int) -> None:
+    """Lets the kernel end this worker process when its parent is gone, even if that was killed."""
+    del index, count
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:

@@ -78,8 +78,12 @@ def interrupt(argv: list[str], workdir: Path, how: signal.Signals, after_lines: 
         time.sleep(0.01)
     process.send_signal(how)
     process.wait(timeout=120)
-    with contextlib.suppress(ProcessLookupError):  # data workers that outlived a killed parent
+    with contextlib.suppress(ProcessLookupError):
+        for _ in range(100):
+            os.killpg(process.pid, 0)  # raises once all of its processes have ended
+            time.sleep(0.1)
         os.killpg(process.pid, signal.SIGKILL)
+        raise AssertionError("data workers outlived their parent")
     assert process.returncode in (-how, 143), log.read_text()[-2000:]
     return process.returncode
 
