@@ -16,10 +16,11 @@ Array = jax.Array
 REVIVE_BELOW = 0.1  # a centre chosen less than this, 1 being its fair share, starts anew
 
 
-def init(num_clusters: int, dim: int, revive_below: float = REVIVE_BELOW) -> dict[str, Array]:
-    """The state before the first step: every centre is too rare, so that the first batch seeds them."""
-    usage = jnp.full(num_clusters, revive_below / 2)
-    return {"usage": usage, "sums": jnp.zeros((num_clusters, dim))}
+def init(centres: Array, revive_below: float = REVIVE_BELOW) -> dict[str, Array]:
+    """The state before the first step, from centres [n, D] that differ: all are too rare already, so that
+    those the first batch does not choose start anew at its points."""
+    usage = jnp.full(len(centres), revive_below / 2)
+    return {"usage": usage, "sums": centres * usage[:, None]}
 
 
 def centres(state: Mapping[str, Array]) -> Array:

@@ -39,11 +39,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         )
 
     def init(rng):
-        del rng
-        return {}, {
-            "state": clusters.init(module.num_clusters, module.dim),
-            "calls": jnp.zeros((), jnp.int32),
-        }
+        first = jax.random.normal(rng, (module.num_clusters, module.dim))
+        return {}, {"state": clusters.init(first), "calls": jnp.zeros((), jnp.int32)}
 
     def represent(frozen, images):
         return encoders.represent(encoder, frozen["encoder"], to_unit(images))

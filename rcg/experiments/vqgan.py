@@ -54,7 +54,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         extra = {"calls": jnp.zeros((), jnp.int32)}
         if not follows_gradient:
             codebook = params.pop("codebook")
-            extra["codebook"] = clusters.init(*codebook.shape, method.revive_below)
+            extra["codebook"] = clusters.init(codebook, method.revive_below)
         return params, extra
 
     def export(params, extra):

@@ -33,7 +33,7 @@ def test_nearest_is_brute_force():
 def test_separate_groups_are_found():
     rng = np.random.default_rng(0)
     means = rng.normal(size=(5, 8)) * 5
-    state = clusters.init(5, 8)
+    state = clusters.init(jax.random.normal(KEY, (5, 8)))
     step = jax.jit(clusters.update)
     for i in range(60):
         points = jnp.asarray(means[rng.integers(5, size=200)] + rng.normal(size=(200, 8)) * 0.1)
