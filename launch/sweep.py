@@ -3,7 +3,7 @@
     python -m launch.sweep --config=configs/sweeps/table6a.py --workdir=runs/table6a
 
 A sweep is a pipeline and members that change some fields of its stages. A stage is trained once for all the
-members that agree on everything its training reads, in `workdir/stages/<stage>-<hash>`; what a member
+members that agree on everything its training reads, in `workdir/stages/<method>-<hash>`; what a member
 measures is in `workdir/<sweep>/<member>.json`. Members run one after another, each in a process of its own;
 one that fails is told in the table and the others go on. The same command again does what is missing, and
 sweeps in the same workdir share what they have in common.
@@ -66,8 +66,7 @@ def member_pipeline(config: ConfigDict, member: ConfigDict) -> ConfigDict:
             for key in path:
                 inner = inner.setdefault(key, {})
             inner[last] = value
-    changed = ConfigDict({"path": config.path, "stages": stages})
-    return changed
+    return ConfigDict({"path": config.path, "stages": stages})
 
 
 class Member:
@@ -104,13 +103,17 @@ class Member:
         config = self.config(name)
         flat = flatten(config.to_dict())
         read = {k: v for k, v in flat.items() if decides_training(config.experiment, k)}
-        for key, path in read.items():  # not where components lie, but which they are
+        method = config.experiment.split(".")[-1]
+        return os.path.join(self.workdir, "stages", f"{method}-{self._hash(read)[:10]}")
+
+    def _hash(self, flat: dict[str, Any]) -> str:
+        """Of fields of a config; of components not where they lie, but which they are."""
+        flat = dict(flat)
+        for key, path in flat.items():
             if key.startswith("components.") and path:
-                inside = os.path.relpath(path, self.workdir)
-                outside = inside.startswith("..")
-                read[key] = component.describe(path).content_hash if outside else inside
-        digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()[:10]
-        return os.path.join(self.workdir, "stages", f"{name}-{digest}")
+                inside = os.path.relpath(path, self.workdir)  # such a folder's name says what it is
+                flat[key] = component.describe(path).content_hash if inside.startswith("..") else inside
+        return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
 
     def component(self, name: str) -> str:
         if name not in self.pipeline.stages:
@@ -127,8 +130,7 @@ class Member:
 
     def inputs(self) -> str:
         """A hash of everything the member's results depend on."""
-        flat = flatten(self.config(self.member.measure).to_dict())
-        return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()
+        return self._hash(flatten(self.config(self.member.measure).to_dict()))
 
     def done(self) -> bool:
         if not os.path.exists(self.path):

@@ -52,9 +52,19 @@ def save(path: str, component: Component) -> str:
 
     Returns:
       The content hash.
+
+    Raises:
+      UserError: at `path` is something else than a component, which is left alone.
     """
     path = os.path.abspath(path)
     parent = os.path.dirname(path)
+    about_path = os.path.join(path, "component.json")
+    if (
+        os.path.lexists(path)
+        and not os.path.isfile(about_path)
+        and not (os.path.isdir(path) and not os.listdir(path))
+    ):
+        raise UserError(f"{path} exists and is no component: name another folder, it would be replaced")
     os.makedirs(parent, exist_ok=True)
     staging = os.path.join(parent, f".{os.path.basename(path)}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)

@@ -4,7 +4,7 @@
         --workdir=runs/vqgan
 
 Variants: official (the published network, 256 px to 16 x 16 tokens; its training recipe is taming's, the
-published weights' own is not known), small (32 px to 8 x 8 tokens, CIFAR-10: ten minutes on two CPU cores),
+published weights' own is not known), small (32 px to 8 x 8 tokens, CIFAR-10: five minutes on a CPU core),
 kitchen (drawn dishes, otherwise as small: a minute and a half). `adversarial` adds the discriminator to the
 small ones.
 """
@@ -75,7 +75,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _little(c: ConfigDict, adversarial: bool) -> None:
-    """CIFAR-10: two CPU cores, ten minutes."""
+    """CIFAR-10: a CPU core, five minutes, 24.0 dB and all codes in use on its 5000 test images."""
     # one width throughout: where it changes, a block cuts its shortcut, and colours are long in coming
     c.model.update(ch=32, ch_mult=(1, 1, 1), num_res_blocks=1, z_channels=32, codebook_size=256, num_groups=4)
     c.method.update(l1_weight=0.0, l2_weight=10.0, codebook="running_mean", legacy_order=False)

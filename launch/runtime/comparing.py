@@ -103,7 +103,6 @@ class Gatherer:
                 iterator.set_state(state)
         sharding = meshes.batch_sharding(self.mesh)
         with Progress(total, self.batch_size, step) as progress:
-            progress.compiled(0.0)
             for batch in iterator:
                 rows = slice(step * self.batch_size, step * self.batch_size + self.batch_size)
                 placed = meshes.place_batch({"image": batch["image"]}, sharding)["image"]

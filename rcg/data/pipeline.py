@@ -9,7 +9,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -84,6 +84,34 @@ def image_batches(
     if workers:
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _end_with_parent)
         dataset = dataset.map(_copied)
+    return dataset
+
+
+def image_dataset(
+    source: Callable[[str], Source], data: ConfigDict, num_classes: int | None = None
+) -> Callable[..., grain.IterDataset]:
+    """An experiment's `dataset`: (split, batch_size, seed, shard_index, shard_count) -> `image_batches`.
+
+    Args:
+      source: split -> its records.
+      num_classes: as many as labels may name, where they are read.
+
+    Raises:
+      UserError: when called, if the records have more classes.
+    """
+
+    def dataset(
+        split: str, batch_size: int, seed: int, shard_index: int, shard_count: int
+    ) -> grain.IterDataset:
+        records = source(split)
+        if num_classes is not None and len(records.label_names) > num_classes:
+            raise UserError(
+                f"config.model.num_classes is {num_classes}, but the images have "
+                f"{len(records.label_names)} classes; set it to at least that"
+            )
+        shard = {"shard_index": shard_index, "shard_count": shard_count}
+        return image_batches(records, data, split=split, batch_size=batch_size, seed=seed, **shard)
+
     return dataset
 
 

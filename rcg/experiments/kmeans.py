@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from rcg import clusters, encoders
 from rcg.component import Component
-from rcg.data import image_batches
+from rcg.data import image_dataset
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit
 
@@ -37,6 +37,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             f"config.model.dim is {module.dim}, but the encoder's representations have {encoder.rep_dim} "
             "values; set it to that"
         )
+    dataset = image_dataset(source, config.data)
 
     def init(rng):
         first = jax.random.normal(rng, (module.num_clusters, module.dim))
@@ -92,17 +93,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             "clusters_used": (table.sum(1) > 0).mean(),
         }
         return {name: {"value": float(v), "samples": len(chosen)} for name, v in values.items()}
-
-    def dataset(split, batch_size, seed, shard_index, shard_count):
-        return image_batches(
-            source(split),
-            config.data,
-            split=split,
-            batch_size=batch_size,
-            seed=seed,
-            shard_index=shard_index,
-            shard_count=shard_count,
-        )
 
     return Experiment(
         kind="rcg.kmeans",

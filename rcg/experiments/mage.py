@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rcg import clusters, encoders, features, metrics, rdm
 from rcg.component import Component
-from rcg.data import image_batches
+from rcg.data import image_dataset
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit
 from rcg.pixel import mage, vqgan
@@ -68,6 +68,9 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         if conditioning == "class" and groups is not None:
             return groups.apply(frozen["clusters"], encoders.represent(encoder, frozen["encoder"], images))
         return labels if conditioning == "class" else None
+
+    reads_labels = conditioning == "class" and groups is None
+    dataset = image_dataset(source, config.data, module.num_classes if reads_labels else None)
 
     def init(rng):
         noise_key, params_key = jax.random.split(rng)
@@ -207,23 +210,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         for name, total in zip(("loss", "accuracy"), sums, strict=False):
             results[f"masked_{name}"] = {"value": float(total / sums[2]), "samples": samples}
         return results
-
-    def dataset(split, batch_size, seed, shard_index, shard_count):
-        records = source(split)
-        if conditioning == "class" and groups is None and len(records.label_names) > module.num_classes:
-            raise UserError(
-                f"config.model.num_classes is {module.num_classes}, but the images have "
-                f"{len(records.label_names)} classes; set it to at least that"
-            )
-        return image_batches(
-            records,
-            config.data,
-            split=split,
-            batch_size=batch_size,
-            seed=seed,
-            shard_index=shard_index,
-            shard_count=shard_count,
-        )
 
     return Experiment(
         kind="rcg.mage",

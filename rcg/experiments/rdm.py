@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from rcg import encoders, metrics, rdm
 from rcg.component import Component
-from rcg.data import image_batches
+from rcg.data import image_dataset
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit
 
@@ -40,6 +40,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             f"{encoder.rep_dim} values; set it to that"
         )
     conditional = module.num_classes > 0
+    dataset = image_dataset(source, config.data, module.num_classes if conditional else None)
 
     def init(rng):
         x, t, labels = jnp.zeros((1, module.channels)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32)
@@ -121,23 +122,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
                 right = float((classes[nearest] == labels).mean())
                 results[f"rdm_{name}"] = {"value": right, "samples": len(real)}
         return results
-
-    def dataset(split, batch_size, seed, shard_index, shard_count):
-        records = source(split)
-        if conditional and len(records.label_names) > module.num_classes:
-            raise UserError(
-                f"config.model.num_classes is {module.num_classes}, but the images have "
-                f"{len(records.label_names)} classes; set it to at least that"
-            )
-        return image_batches(
-            records,
-            config.data,
-            split=split,
-            batch_size=batch_size,
-            seed=seed,
-            shard_index=shard_index,
-            shard_count=shard_count,
-        )
 
     image = ((config.data.image_size, config.data.image_size, 3), jnp.uint8)
     return Experiment(

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from rcg import clusters
 from rcg.component import Component
-from rcg.data import image_batches
+from rcg.data import image_dataset
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit
 from rcg.pixel import lpips, vqgan
@@ -44,6 +44,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     perceptual = lpips.build({}, **options) if "perceptual" in components else None
     adversarial = method.adversarial_weight > 0
     discriminator = PatchDiscriminator(**method.discriminator.to_dict(), dtype=options["dtype"])
+    dataset = image_dataset(source, config.data)
 
     def init(rng):
         image = jnp.zeros((1, size, size, 3))
@@ -164,17 +165,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             "code_perplexity": perplexity(jnp.array(counts)),
         }
         return {name: {"value": float(value), "samples": int(samples)} for name, value in values.items()}
-
-    def dataset(split, batch_size, seed, shard_index, shard_count):
-        return image_batches(
-            source(split),
-            config.data,
-            split=split,
-            batch_size=batch_size,
-            seed=seed,
-            shard_index=shard_index,
-            shard_count=shard_count,
-        )
 
     return Experiment(
         kind="rcg.vqgan",

@@ -82,7 +82,7 @@ def test_members_share_what_their_training_agrees_on(monkeypatch, tmp_path):
     assert run(tmp_path) == 0
     names = [name.split("-")[0] for name in fake.trained]
     # generated and oracle are measured on one MAGE; only clusters need k-means
-    assert sorted(names) == ["clusters", "encoder", "mage", "mage", "mage", "mage", "rdm", "tokenizer"]
+    assert sorted(names) == ["kmeans", "mage", "mage", "mage", "mage", "moco_v3", "rdm", "vqgan"]
     assert len(fake.measured) == 5
     assert run(tmp_path) == 0
     assert len(fake.trained) == 8 and len(fake.measured) == 5  # nothing was left to do

@@ -59,6 +59,17 @@ def test_saving_again_replaces_it(saved):
     assert [p.name for p in saved.parent.iterdir()] == ["component"]
 
 
+def test_what_is_no_component_is_never_replaced(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"dear")
+    for path in (tmp_path / "photos", tmp_path / "photos" / "a.jpg"):
+        with pytest.raises(UserError, match="is no component"):
+            component.save(str(path), Component("rcg.encoder", {}, VARIABLES))
+    assert [p.name for p in tmp_path.rglob("*")] == ["photos", "a.jpg"]
+    (tmp_path / "empty").mkdir()
+    component.save(str(tmp_path / "empty"), Component("rcg.encoder", {}, VARIABLES))
+
+
 def test_what_is_wrong_is_said(saved, tmp_path):
     with pytest.raises(UserError, match="no component at"):
         component.describe(str(tmp_path / "nowhere"))
