@@ -250,10 +250,12 @@ def collect(config: ConfigDict, workdir: str) -> str:
     told = "; ".join(", ".join(f"{k} {v}" for k, v in json.loads(m).items()) for m in sorted(machines))
     head = "".join(f"<th>{escape(cell)}</th>" for cell in lines[0])
     body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in line)}</tr>" for line in lines[1:])
+    drawn = "".join(plots(config, found))
     html = page(
         config.title,
-        f"<h1>{escape(config.title)}</h1><p>{escape(config.description)}</p><table><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table>{''.join(plots(config, found))}<p>{escape(told)}</p>",
+        f"<h1>{escape(config.title)}</h1><p>{escape(config.description)}</p>"
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        f'<div class="charts">{drawn}</div><p class="quiet">{escape(told)}</p>',
     )
     for ending, content in (("md", text), ("csv", held.getvalue()), ("html", html)):
         path = os.path.join(workdir, f"{config.name}.{ending}")
