@@ -11,7 +11,7 @@ demo: $(VENV)/.core
 	$(BIN)/python -m launch.pipeline --config=configs/toy/demo.py --workdir=runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
