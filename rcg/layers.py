@@ -93,10 +93,17 @@ def dropout(x: Array, rate: float, rng: Array | None, first: Array | int = 0) ->
     return jnp.where(keep, x * (1 / (1 - rate)), 0).astype(x.dtype)
 
 
-def attention(
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None, **options: Any) -> Array:
+    """`attend` on [B, T, H, D]: q; k, v: [B, S, H, D]. Returns [B, T, H, D] in q's dtype."""
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B, H, T, D]
+    return attend(q, k, v, mask, **options).swapaxes(1, 2)
+
+
+def attend(
     q: Array,
     k: Array,
     v: Array,
+    mask: Array | None = None,
     *,
     impl: str = "auto",
     dropout_rate: float = 0.0,
@@ -105,68 +112,84 @@ def attention(
     """Multi-head softmax(q k^T / sqrt(D)) v.
 
     Args:
-      q: [B, T, H, D]; k, v: [B, S, H, D].
+      q: [B, H, T, D]; k, v: [B, H, S, D].
+      mask: bool, [B or 1, 1, T or 1, S]: which keys a query sees; None: all. A query that sees none gets
+        their mean.
       impl: "einsum" (plain), "mapped" (a head at a time, whose scores stay in cache: fastest on CPU),
         "fused" (the device's fused kernel, no dropout), or "auto". The draws of dropout are the same.
 
     Returns:
-      [B, T, H, D] in q's dtype.
+      [B, H, T, D] in q's dtype.
     """
+    B, H, T, D = q.shape
     drop = dropout_rng is not None and dropout_rate > 0
     if impl == "auto":
         backend = jax.default_backend()
         half = q.dtype in (jnp.bfloat16, jnp.float16)
-        if backend == "gpu" and half and not drop and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128:
+        if backend == "gpu" and half and not drop and D % 8 == 0 and D <= 128 and T > 1:
             impl = "fused"
         else:
-            impl = "mapped" if backend == "cpu" else "einsum"
+            impl = "mapped" if backend == "cpu" and T > 1 else "einsum"
     if drop and impl == "fused":
         raise ValueError('attention dropout needs impl "einsum" or "mapped", not "fused"')
     if impl == "fused":
-        on_gpu = jax.default_backend() == "gpu"
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn" if on_gpu else None)
-    q = q * q.shape[-1] ** -0.5
-    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))  # [B, H, T, D]
+        implementation = "cudnn" if jax.default_backend() == "gpu" else None
+        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+        out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
+        return out.swapaxes(1, 2)
+    q = q * np.asarray(D**-0.5, q.dtype)
     if impl == "mapped":
-        B, H, T, D = q.shape
         flat = (x.reshape(B * H, -1, D) for x in (q, k, v))
         words = jax.random.key_data(dropout_rng) if drop else jnp.zeros(2, jnp.uint32)
-        out = _mapped_attention(*flat, words, dropout_rate if drop else 0.0).reshape(B, H, T, D)
-    elif impl == "einsum":
+        rows = None if mask is None else mask[:, 0]  # [B or 1, T or 1, S]
+        return _mapped_attention(*flat, rows, words, dropout_rate if drop else 0.0).reshape(B, H, T, D)
+    if impl == "einsum":
         logits = jnp.einsum("bhtd,bhsd->bhts", q, k, preferred_element_type=jnp.float32)
+        if mask is not None:
+            logits = jnp.where(mask, logits, HIDDEN)
         weights = jax.nn.softmax(logits, axis=-1)
         weights = dropout(weights, dropout_rate, dropout_rng).astype(v.dtype)
-        out = jnp.einsum("bhts,bhsd->bhtd", weights, v)
-    else:
-        raise ValueError(f'unknown attention impl "{impl}"; use auto, einsum, mapped or fused')
-    return out.swapaxes(1, 2)
+        return jnp.einsum("bhts,bhsd->bhtd", weights, v)
+    raise ValueError(f'unknown attention impl "{impl}"; use auto, einsum, mapped or fused')
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _mapped_attention(q: Array, k: Array, v: Array, rng: Array, rate: float) -> Array:
-    """One head at a time; q: [B * H, T, D], already scaled. The backward pass computes the scores again."""
-    return _mapped_forward(q, k, v, rng, rate)[0]
+HIDDEN = np.float32(-1e30)  # the score of a key that must not be seen: finite, so that no row is NaN
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _mapped_attention(q: Array, k: Array, v: Array, mask: Array | None, rng: Array, rate: float) -> Array:
+    """One head at a time; q: [B * H, T, D], already scaled; mask: [B or 1, T or 1, S]. The backward pass
+    computes the scores again."""
+    return _mapped_forward(q, k, v, mask, rng, rate)[0]
 
 
 def _dot(a: Array, b: Array) -> Array:
     return jnp.dot(a, b, preferred_element_type=jnp.float32)
 
 
-def _each_head(one_head: Callable[..., Any], *xs: Array) -> Any:
-    """Maps over the heads; `one_head` also gets the index of its scores' first element among all."""
+def _each_head(one_head: Callable[..., Any], mask: Array | None, *xs: Array) -> Any:
+    """Maps over the heads; `one_head` also gets the index of its scores' first element among all, and its
+    mask."""
     heads, T, S = len(xs[0]), xs[0].shape[1], xs[1].shape[1]
     first = np.arange(heads, dtype=np.uint32) * np.uint32(T * S)
-    return jax.lax.map(lambda x: one_head(*x), (first, *xs))
+    if mask is None:
+        return jax.lax.map(lambda x: one_head(x[0], None, *x[1:]), (first, *xs))
+    row = np.arange(heads, dtype=np.int32) // (heads // len(mask))  # of one image all heads in a row
+    return jax.lax.map(lambda x: one_head(x[0], mask[x[1]], *x[2:]), (first, row, *xs))
 
 
-def _mapped_forward(q, k, v, rng, rate, query_chunk: int = 512):
+def _seen(scores: Array, mask: Array | None) -> Array:
+    return scores if mask is None else jnp.where(mask, scores, HIDDEN)
+
+
+def _mapped_forward(q, k, v, mask, rng, rate, query_chunk: int = 512):
     T, D = q.shape[1:]
     chunks = T // query_chunk if T > 1024 and T % query_chunk == 0 else 1
 
-    def one_head(first, q, k, v):
+    def one_head(first, mask, q, k, v):
         def one_chunk(x):
-            first, q = x
-            scores = _dot(q, k.T)
+            first, q, *own = x
+            scores = _seen(_dot(q, k.T), own[0] if own else mask)
             top = scores.max(-1, keepdims=True)
             weights = jnp.exp(scores - top)
             total = weights.sum(-1, keepdims=True)
@@ -176,28 +199,83 @@ def _mapped_forward(q, k, v, rng, rate, query_chunk: int = 512):
         if chunks == 1:
             return one_chunk((first, q))
         at = first + np.arange(chunks, dtype=np.uint32) * np.uint32(query_chunk * len(k))
-        out, norm = jax.lax.map(one_chunk, (at, q.reshape(chunks, -1, D)))
+        own = () if mask is None or len(mask) == 1 else (mask.reshape(chunks, -1, mask.shape[-1]),)
+        out, norm = jax.lax.map(one_chunk, (at, q.reshape(chunks, -1, D), *own))
         return out.reshape(T, D), norm.reshape(T, 1)
 
-    out, norm = _each_head(one_head, q, k, v)
-    return out, (q, k, v, rng, out, norm)
+    out, norm = _each_head(one_head, mask, q, k, v)
+    return out, (q, k, v, mask, rng, out, norm)
 
 
 def _mapped_backward(rate, saved, g):
-    q, k, v, rng, out, norm = saved
+    q, k, v, mask, rng, out, norm = saved
 
-    def one_head(first, q, k, v, out, norm, g):
-        weights = jnp.exp(_dot(q, k.T) - norm)
+    def one_head(first, mask, q, k, v, out, norm, g):
+        weights = jnp.exp(_seen(_dot(q, k.T), mask) - norm)
         d_weights = dropout(_dot(g, v.T), rate, rng, first)
         d_scores = weights * (d_weights - (g * out).sum(-1, keepdims=True, dtype=jnp.float32))
         weights, d_scores = dropout(weights, rate, rng, first).astype(q.dtype), d_scores.astype(q.dtype)
         grads = _dot(d_scores, k), _dot(d_scores.T, q), _dot(weights.T, g)
         return tuple(x.astype(q.dtype) for x in grads)
 
-    return *_each_head(one_head, q, k, v, out, norm, g), None
+    return *_each_head(one_head, mask, q, k, v, out, norm, g), None, None
 
 
 _mapped_attention.defvjp(_mapped_forward, _mapped_backward)
+
+
+class GroupNorm(nn.Module):
+    """GroupNorm, maybe with swish after it; statistics in float32 in one pass over x."""
+
+    num_groups: int
+    eps: float = 1e-6
+    swish: bool = False
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, H, W, C]."""
+        B, H, W, C = x.shape
+        scale = self.param("scale", nn.initializers.ones, (C,))
+        bias = self.param("bias", nn.initializers.zeros, (C,))
+        x = x.astype(jnp.float32)
+        per_group = functools.partial(jnp.reshape, shape=(B, self.num_groups, -1))
+        mean = per_group(x.mean((1, 2))).mean(-1)  # [B, G]
+        square = per_group(jnp.square(x).mean((1, 2))).mean(-1)
+        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.eps)
+        mean, inverse = (jnp.repeat(v, C // self.num_groups, axis=1) for v in (mean, inverse))  # [B, C]
+        gain = inverse * scale
+        x = x * gain[:, None, None] + (bias - mean * gain)[:, None, None]
+        return (nn.swish(x) if self.swish else x).astype(self.dtype)
+
+
+class UpsampleConv(nn.Module):
+    """Nearest-neighbour doubling, then a 3x3 convolution, in half the time.
+
+    An output pixel sees only 2x2 distinct input pixels. So the kernel's taps on one input pixel are
+    summed beforehand, which leaves a 2x2 convolution for each of the four positions in a doubled pixel.
+    """
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[B, H, W, C] -> [B, 2 H, 2 W, C]."""
+        B, H, W, C = x.shape
+        kernel = self.param("kernel", torch_linear_init, (3, 3, C, C))
+        bias = self.param("bias", nn.initializers.zeros, (C,)).astype(self.dtype)
+        sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [position, 2, 3]
+
+        def position(p: int, q: int) -> Array:
+            taps = jnp.einsum("ai,bj,ijcd->abcd", sums[p], sums[q], kernel, precision="highest")
+            padding = ((1 - p, p), (1 - q, q))
+            numbers = ("NHWC", "HWIO", "NHWC")
+            return jax.lax.conv_general_dilated(
+                x, taps.astype(self.dtype), (1, 1), padding, dimension_numbers=numbers
+            )
+
+        rows = [jnp.stack([position(p, q) for q in (0, 1)], axis=3) for p in (0, 1)]  # [B, H, W, 2, C]
+        return jnp.stack(rows, axis=2).reshape(B, 2 * H, 2 * W, C) + bias
 
 
 class SelfAttention(nn.Module):
@@ -269,13 +347,38 @@ REMAT_POLICIES = {
 }
 
 
+def run_layers(
+    body: Callable[[Array, Any], tuple[Array, Any]],
+    x: Array,
+    layers: list[Any],
+    *,
+    scan: bool = False,
+    remat: str = "none",
+) -> tuple[Array, list[Any]]:
+    """x through `body(x, layer) -> (x, out)` for each of `layers`, like pytrees. Returns (x, the outs).
+
+    `scan` stacks them inside the program and compiles one body: compile time does not grow with depth,
+    right for accelerators; unrolled (the default) spares the copy of each layer's weights, right for CPUs.
+    `remat`: one of REMAT_POLICIES.
+    """
+    if REMAT_POLICIES[remat] is not None:
+        body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
+    outs = []
+    if scan:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        x, out = jax.lax.scan(body, x, stacked)
+        return x, [jax.tree.map(lambda leaf, i=i: leaf[i], out) for i in range(len(layers))]
+    for layer in layers:
+        x, out = body(x, layer)
+        outs.append(out)
+    return x, outs
+
+
 class Stack(nn.Module):
     """`depth` blocks of one kind in a row.
 
     Parameters always lie per layer ("0/attn/...", "1/attn/..."), so a checkpoint does not know how the
-    stack was run. `scan` stacks them inside the program and compiles one body: compile time does not
-    grow with depth, right for accelerators; unrolled (the default) spares the copy of each layer's
-    weights, right for CPUs. Both give the same numbers, dropout included.
+    stack was run (see `run_layers`). Scanned and unrolled give the same numbers, dropout included.
     """
 
     block: Callable[..., nn.Module]  # e.g. functools.partial(Block, num_heads=12, mlp_dim=3072)
@@ -284,31 +387,27 @@ class Stack(nn.Module):
     remat: str = "none"
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, *args: Any, train: bool = False) -> Array:
+        """`args`: what every block also takes, such as a mask."""
         layers = [self.block(name=str(i)) for i in range(self.depth)]
         if self.is_initializing():
             for layer in layers:
-                x = layer(x, False)
+                x = layer(x, *args)
             return x
         params = [layer.variables["params"] for layer in layers]
         rngs = None
         if self.has_rng("dropout") and train:
             rngs = jax.random.split(self.make_rng("dropout"), self.depth)
         block = self.block(parent=None)
+        options = {"train": True} if train else {}
 
         def body(x, layer):
             params, rng = layer
             rngs = None if rng is None else {"dropout": rng}
-            return block.apply({"params": params}, x, train, rngs=rngs), None
+            return block.apply({"params": params}, x, *args, rngs=rngs, **options), None
 
-        if REMAT_POLICIES[self.remat] is not None:
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
-        if self.scan:
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
-            return jax.lax.scan(body, x, (stacked, rngs))[0]
-        for i, layer_params in enumerate(params):
-            x, _ = body(x, (layer_params, None if rngs is None else rngs[i]))
-        return x
+        each = [(p, None if rngs is None else rngs[i]) for i, p in enumerate(params)]
+        return run_layers(body, x, each, scan=self.scan, remat=self.remat)[0]
 
 
 def sincos_2d(dim: int, grid: int, *, rows_first: bool, cls_token: bool = True) -> np.ndarray:

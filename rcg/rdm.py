@@ -16,7 +16,7 @@ import numpy as np
 
 from rcg import diffusion
 from rcg.errors import UserError
-from rcg.layers import REMAT_POLICIES, Array, Dtype, layer_norm, torch_linear_init
+from rcg.layers import Array, Dtype, layer_norm, run_layers, torch_linear_init
 from rcg.torch_weights import Rule, count_blocks, dense, norm
 
 
@@ -133,14 +133,8 @@ class Denoiser(nn.Module):
             params, condition = layer
             return block.apply({"params": params}, h, condition), None
 
-        if REMAT_POLICIES[self.remat] is not None:
-            body = jax.checkpoint(body, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan_layers)
         layers = [(b.variables["params"], c) for b, c in zip(self.res_blocks, conditions, strict=True)]
-        if self.scan_layers:
-            return jax.lax.scan(body, h, jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers))[0]
-        for layer in layers:
-            h, _ = body(h, layer)
-        return h
+        return run_layers(body, h, layers, scan=self.scan_layers, remat=self.remat)[0]
 
 
 class RDM(nn.Module):

@@ -66,12 +66,30 @@ def count_blocks(names: Iterable[str], prefix: str) -> int:
     return len(numbers)
 
 
+def derive(like: Variables, rename: Callable[[str], str]) -> list[Rule]:
+    """The table of a network whose modules are named as the file's.
+
+    Args:
+      like: our variables, maybe abstract: one rule for each.
+      rename: a module's path, "down_blocks_0/conv_in" -> its name in the file.
+    """
+    table = []
+    for path, leaf in traverse_util.flatten_dict(like, sep="/").items():
+        module, _, kind = path.removeprefix("params/").rpartition("/")
+        transform = {("kernel", 2): "linear", ("kernel", 4): "conv"}.get((kind, len(leaf.shape)), "same")
+        theirs = {"kernel": "weight", "scale": "weight"}.get(kind, kind)
+        table.append(Rule(path, f"{rename(module)}.{theirs}", transform))
+    return table
+
+
 def import_variables(
     arrays: Mapping[str, np.ndarray],
     rules: Iterable[Rule],
     like: Variables,
     source: str,
     widen: bool = False,
+    keep_half: bool = False,
+    place: Callable[[str, np.ndarray], Any] | None = None,
 ) -> dict[str, Any]:
     """Our variables from a file's arrays.
 
@@ -81,6 +99,9 @@ def import_variables(
       like: our variables or their `jax.eval_shape`: names, shapes and dtypes to fill.
       source: what to call the file in an error.
       widen: lets half-precision arrays in, as float32; otherwise they are misfits.
+      keep_half: lets them in as they are.
+      place: (our name, array) -> what to hold of it, such as an array on a device; called as each array
+        is read, so that no second one need be in memory.
 
     Raises:
       UserError: listing each missing, unused and misshapen array.
@@ -97,12 +118,13 @@ def import_variables(
             leaf = want[rule.ours]
             if array.shape != tuple(leaf.shape):
                 problems.append(f"{rule.theirs} has shape {array.shape}, expected {tuple(leaf.shape)}")
-            if array.dtype in HALF and leaf.dtype == np.float32 and widen:
+            half = array.dtype in HALF and leaf.dtype == np.float32
+            if half and widen:
                 array = array.astype(np.float32)
-            if array.dtype != leaf.dtype:
-                hint = "; --widen takes it" * (array.dtype in HALF and leaf.dtype == np.float32)
+            elif array.dtype != leaf.dtype and not (half and keep_half):
+                hint = "; --widen takes it" * half
                 problems.append(f"{rule.theirs} is {array.dtype}, expected {leaf.dtype}{hint}")
-        got[rule.ours] = array
+        got[rule.ours] = array if place is None or problems else place(rule.ours, array)
     problems += [f"unused {name}" for name in sorted(unused)]
     problems += [f"no rule fills {name}" for name in sorted(set(want) - set(got))]
     problems += [f"no place for {name}" for name in sorted(set(got) - set(want))]

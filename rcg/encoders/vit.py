@@ -182,7 +182,7 @@ class Encoder(nn.Module):
         x = x.reshape(B, -1, self.dim)  # [B, N, D]
         x = jnp.concatenate([jnp.broadcast_to(self.cls_token, (B, 1, self.dim)).astype(x.dtype), x], axis=1)
         x = x + jax.lax.stop_gradient(self.pos_embed).astype(x.dtype)
-        x = self.blocks(x, train)
+        x = self.blocks(x, train=train)
         return self.norm(x[:, 0]).astype(jnp.float32)
 
     def __call__(self, images: Array, train: bool = False) -> Array:

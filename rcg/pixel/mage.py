@@ -131,7 +131,7 @@ class Mage(nn.Module):
 
     def encode(self, cond: Array, x: Array, train: bool = False) -> Array:
         """Condition [B, 1, D] and embedded tokens [B, T, D] -> [B, 1 + T, D]."""
-        return self.norm(self.blocks(jnp.concatenate([cond, x], axis=1), train))
+        return self.norm(self.blocks(jnp.concatenate([cond, x], axis=1), train=train))
 
     def decode(self, latent: Array, source: Array, train: bool = False) -> Array:
         """Logits of every token.
@@ -146,7 +146,7 @@ class Mage(nn.Module):
         x = self.decoder_embed(latent)
         # A product with 0s and 1s: its gradient is another one, where a gather's is a slow scatter.
         x = jnp.concatenate([x[:, :1], jax.nn.one_hot(source, x.shape[1], dtype=x.dtype) @ x], axis=1)
-        x = self.decoder_blocks(x + self.decoder_positions.astype(x.dtype), train)
+        x = self.decoder_blocks(x + self.decoder_positions.astype(x.dtype), train=train)
         x = self.mlm_norm(gelu(self.mlm_fc(self.decoder_norm(x[:, 1:]))))
         words = jax.lax.stop_gradient(self.words[: self.codebook_size]).astype(x.dtype)
         logits = jnp.einsum("bnd,kd->bnk", x, words, preferred_element_type=jnp.float32)

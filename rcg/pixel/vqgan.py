@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from rcg.layers import Array, Dtype, torch_linear_init
+from rcg.layers import Array, Dtype, GroupNorm, UpsampleConv, torch_linear_init
 from rcg.torch_weights import Rule, conv, count_blocks, norm
 
 
@@ -33,29 +33,6 @@ def codebook_loss(z: Array, z_q: Array, *, beta: float = 0.25, legacy: bool = Tr
 Conv = functools.partial(nn.Conv, kernel_init=torch_linear_init)
 
 
-class GroupNormSwish(nn.Module):
-    """swish(GroupNorm(x)), statistics in float32 in one pass over x, eps 1e-6."""
-
-    num_groups: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, H, W, C] -> [B, H, W, C]."""
-        B, H, W, C = x.shape
-        scale = self.param("scale", nn.initializers.ones, (C,))
-        bias = self.param("bias", nn.initializers.zeros, (C,))
-        x = x.astype(jnp.float32)
-        per_group = functools.partial(jnp.reshape, shape=(B, self.num_groups, -1))
-        mean = per_group(x.mean((1, 2))).mean(-1)  # [B, G]
-        square = per_group(jnp.square(x).mean((1, 2))).mean(-1)
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-6)
-        mean, inverse = (jnp.repeat(v, C // self.num_groups, axis=1) for v in (mean, inverse))  # [B, C]
-        gain = inverse * scale
-        x = x * gain[:, None, None] + (bias - mean * gain)[:, None, None]
-        return nn.swish(x).astype(self.dtype)
-
-
 class ResBlock(nn.Module):
     """Two (GroupNorm, swish, 3x3 convolution without bias), added to x or to their own projection."""
 
@@ -67,42 +44,13 @@ class ResBlock(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[B, H, W, C] -> [B, H, W, features]."""
         conv = functools.partial(Conv, self.features, use_bias=False, dtype=self.dtype)
-        h = GroupNormSwish(self.num_groups, self.dtype, name="norm1")(x)
+        h = GroupNorm(self.num_groups, 1e-6, True, self.dtype, name="norm1")(x)
         h = conv((3, 3), name="conv1")(h)
-        h = GroupNormSwish(self.num_groups, self.dtype, name="norm2")(h)
+        h = GroupNorm(self.num_groups, 1e-6, True, self.dtype, name="norm2")(h)
         h = conv((3, 3), name="conv2")(h)
         if x.shape[-1] == self.features:
             return x + h
         return conv((1, 1), name="nin_shortcut")(h) + h  # of h: MaskGIT's quirk
-
-
-class UpsampleConv(nn.Module):
-    """Nearest-neighbour doubling, then a 3x3 convolution, in half the time.
-
-    An output pixel sees only 2x2 distinct input pixels. So the kernel's taps on one input pixel are
-    summed beforehand, which leaves a 2x2 convolution for each of the four positions in a doubled pixel.
-    """
-
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[B, H, W, C] -> [B, 2 H, 2 W, C]."""
-        B, H, W, C = x.shape
-        kernel = self.param("kernel", torch_linear_init, (3, 3, C, C))
-        bias = self.param("bias", nn.initializers.zeros, (C,)).astype(self.dtype)
-        sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [position, 2, 3]
-
-        def position(p: int, q: int) -> Array:
-            taps = jnp.einsum("ai,bj,ijcd->abcd", sums[p], sums[q], kernel, precision="highest")
-            padding = ((1 - p, p), (1 - q, q))
-            numbers = ("NHWC", "HWIO", "NHWC")
-            return jax.lax.conv_general_dilated(
-                x, taps.astype(self.dtype), (1, 1), padding, dimension_numbers=numbers
-            )
-
-        rows = [jnp.stack([position(p, q) for q in (0, 1)], axis=3) for p in (0, 1)]  # [B, H, W, 2, C]
-        return jnp.stack(rows, axis=2).reshape(B, 2 * H, 2 * W, C) + bias
 
 
 class Encoder(nn.Module):
@@ -125,7 +73,7 @@ class Encoder(nn.Module):
                 h = nn.avg_pool(h, (2, 2), (2, 2))
         for j in (1, 2):
             h = block(h.shape[-1], name=f"mid_block_{j}")(h)
-        h = GroupNormSwish(self.num_groups, self.dtype, name="norm_out")(h)
+        h = GroupNorm(self.num_groups, 1e-6, True, self.dtype, name="norm_out")(h)
         return Conv(self.z_channels, (1, 1), dtype=self.dtype, name="conv_out")(h)
 
 
@@ -148,7 +96,7 @@ class Decoder(nn.Module):
                 h = block(self.ch * mult, name=f"up_{i}_block_{j}")(h)
             if i > 0:
                 h = UpsampleConv(self.dtype, name=f"up_{i}_upsample")(h)
-        h = GroupNormSwish(self.num_groups, self.dtype, name="norm_out")(h)
+        h = GroupNorm(self.num_groups, 1e-6, True, self.dtype, name="norm_out")(h)
         return Conv(3, (3, 3), dtype=self.dtype, name="conv_out")(h)
 
 

@@ -75,7 +75,7 @@ def test_random_words_look_random(impl):
 @functools.partial(jax.jit, static_argnums=0)
 def stack_gradients(stack, variables, x):
     def total(variables, x):
-        return (stack.apply(variables, x, True, rngs={"dropout": jax.random.key(1)}) ** 2).sum()
+        return (stack.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)}) ** 2).sum()
 
     return jax.value_and_grad(total, argnums=(0, 1))(variables, x)
 
@@ -96,7 +96,10 @@ def test_stack_runs_alike(scan, remat):
     print(f"scan={scan}, remat={remat}: differ by {difference:.1e}")
     assert difference < 1e-5
     still = plain.apply(variables, x)
-    assert jnp.abs(plain.apply(variables, x, True, rngs={"dropout": jax.random.key(1)}) - still).max() > 1e-3
+    assert (
+        jnp.abs(plain.apply(variables, x, train=True, rngs={"dropout": jax.random.key(1)}) - still).max()
+        > 1e-3
+    )
 
 
 def test_stack_parameters_lie_per_layer():

@@ -1,0 +1,183 @@
+"""Stable Diffusion against recorded vectors and against diffusers in PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from chef_fusion.backbones import clip, published
+from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, unet, vae
+from rcg.torch_weights import import_variables
+from tests.reference.parity import close, under
+
+CHEF = "chef_fusion"
+
+
+def nhwc(x):
+    return np.moveaxis(x, 1, -1)
+
+
+def nchw(x):
+    return np.moveaxis(np.asarray(x), -1, 1)
+
+
+def load(module, vectors, config, names=()):
+    architecture = module.architecture_of(config, names or list(under(vectors, "param/")))
+    like = module.abstract_variables(architecture)
+    table = published.rules(module, architecture)
+    variables = import_variables(under(vectors, "param/"), table, like, "vector")
+    return module.build(architecture), variables
+
+
+@pytest.fixture(scope="module")
+def folder(shared):
+    return str(shared / "golden/chef_fusion/hf_sd")
+
+
+def config_of(folder, part):
+    return published.folders.read_json(f"{folder}/{part}/config.json")
+
+
+def test_unet(golden, folder):
+    vectors = golden(f"{CHEF}/sd_unet")
+    module, variables = load(unet, vectors, config_of(folder, "unet"))
+    x, t, context = nhwc(vectors["in/sample"]), vectors["in/timesteps"], vectors["in/context"]
+    embedded = unet.timestep_embedding(jnp.asarray(t), module.block_out_channels[0])
+    close("time_proj", embedded, vectors["out/time_proj"], 5e-5)  # torch's float32 exp, times t
+    ours = jax.jit(module.apply)(variables, x, jnp.asarray(t), context)
+    close("sample", nchw(ours), vectors["out/sample"], 1e-5)
+
+
+def test_vae(golden, folder):
+    vectors = golden(f"{CHEF}/sd_vae")
+    module, variables = load(vae, vectors, config_of(folder, "vae"))
+    mean, logvar = module.apply(variables, nhwc(vectors["in/image"]), method="encode")
+    close("mean", nchw(mean), vectors["out/mean"], 1e-5)
+    close("logvar", nchw(logvar), vectors["out/logvar"], 1e-5)
+    decoded = module.apply(variables, nhwc(vectors["in/latents"]), method="decode")
+    close("decoded", nchw(decoded), vectors["out/decoded"], 1e-5)
+
+
+def test_text_encoder(golden, folder):
+    vectors = golden(f"{CHEF}/sd_text")
+    config = config_of(folder, "text_encoder") | {"intermediate_size": 64}
+    module, variables = load(clip, vectors, config)
+    states, pooled = module.apply(variables, jnp.asarray(vectors["in/input_ids"]), method="encode_text")
+    close("last_hidden_state", states, vectors["out/last_hidden_state"], 1e-5)
+    close("pooled", pooled, vectors["out/pooled"], 1e-5)
+
+
+def test_tables(golden):
+    close(
+        "alphas_cumprod", schedulers.alphas_cumprod(), golden(f"{CHEF}/sd_tables")["out/alphas_cumprod"], 1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "name, steps",
+    [("pndm", 50), ("pndm", 20), ("pndm", 7), ("ddim", 50), ("ddim", 20), ("dpmpp", 20), ("dpmpp", 25)],
+)
+def test_trajectory(golden, name, steps):
+    vectors = golden(f"{CHEF}/sd_{name}_{steps}")
+    run, _ = schedulers.plan(name, steps)
+    np.testing.assert_array_equal(run.timesteps, vectors["out/timesteps"])
+    walk = jax.jit(lambda x, eps: schedulers.sample(lambda _, e: e, x, run, eps, trace=True)[1])
+    close(
+        "latents", walk(vectors["in/sample"], vectors["in/model_outputs"]), vectors["out/prev_samples"], 1e-4
+    )
+
+
+def test_whole_pipeline_from_its_folder(golden, folder):
+    """Safetensors and a legacy .bin; the text encoder is the vector's own."""
+    vectors = golden(f"{CHEF}/sd_t2i")
+    made = published.read("stable_diffusion", folder)
+    sd = pipeline.build(made.architecture)
+    text, own = load(clip, vectors, config_of(folder, "text_encoder"))
+    variables = {"params": made.variables["params"] | {"text_encoder": own["params"]}}
+    states = pipeline.encode_text(sd, variables, jnp.asarray(vectors["in/input_ids"]))
+    close("prompt", states[:1], vectors["out/prompt_embeds"], 1e-5)
+    close("negative", states[2:3], vectors["out/negative_embeds"], 1e-5)
+
+    @jax.jit
+    def generate(variables, states, latents):
+        return pipeline.generate(
+            sd, variables, jax.random.key(0), states[:1], states[2:3], steps=5, latents=latents, trace=True
+        )
+
+    images, steps = generate(variables, states, nhwc(vectors["in/latents"]))
+    close("latents", np.moveaxis(np.asarray(steps), -1, 2), vectors["out/latents"], 1e-4)
+    close("image", images, vectors["out/image"], 1e-4)
+
+
+def their_scheduler(name, folder, steps, strength):
+    """diffusers' scheduler as made of v1's config, and the timesteps of a run."""
+    diffusers = pytest.importorskip("diffusers")
+    kinds = {
+        "pndm": diffusers.PNDMScheduler,
+        "ddim": diffusers.DDIMScheduler,
+        "dpmpp": diffusers.DPMSolverMultistepScheduler,
+        "euler": diffusers.EulerDiscreteScheduler,
+    }
+    config = diffusers.PNDMScheduler.from_pretrained(folder, subfolder="scheduler").config
+    scheduler = kinds[name].from_config(config)
+    scheduler.set_timesteps(steps)
+    skipped = max(steps - int(steps * strength), 0)
+    if skipped and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skipped)
+    return scheduler, scheduler.timesteps[skipped * scheduler.order :]
+
+
+@pytest.mark.parametrize("name", schedulers.NAMES)
+@pytest.mark.parametrize("steps, strength", [(1, 1.0), (2, 1.0), (3, 1.0), (30, 1.0), (30, 0.6), (10, 0.2)])
+def test_schedulers_are_those_of_diffusers(folder, name, steps, strength):
+    """A whole walk, with a network that is a formula, from noise or from noised clean latents."""
+    torch = pytest.importorskip("torch")
+    scheduler, timesteps = their_scheduler(name, folder, steps, strength)
+    rng = np.random.default_rng(steps)
+    clean, noise = rng.standard_normal((2, 1, 2, 3)).astype(np.float32)
+
+    x = torch.tensor(noise) * scheduler.init_noise_sigma
+    if strength < 1:
+        x = scheduler.add_noise(torch.tensor(clean)[None], torch.tensor(noise)[None], timesteps[:1])[0]
+    for t in timesteps:
+        scaled = scheduler.scale_model_input(x, t)
+        x = scheduler.step(torch.sin(2 * scaled) + float(t) / 1000, t, x).prev_sample
+
+    run, start = schedulers.plan(name, steps, strength=strength)
+    assert len(run.timesteps) == len(timesteps)
+    begin = start.noise * noise + (start.signal * clean if strength < 1 else 0)
+    if strength == 1 and name != "euler":
+        begin = noise
+    ours = schedulers.sample(lambda x, t: jnp.sin(2 * x) + t / 1000, begin, run, run.timesteps)
+    close(f"{name}, {steps} steps of {strength}", ours, x.numpy(), 1e-4)
+
+
+def test_image_to_image_is_that_of_diffusers(folder):
+    """The whole loop with diffusers' own networks of the same folder."""
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    made = published.read("stable_diffusion", folder)
+    sd = pipeline.build(made.architecture)
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    decoder = diffusers.AutoencoderKL.from_pretrained(folder, subfolder="vae")
+    steps, strength = 5, 0.6
+    scheduler, timesteps = their_scheduler("dpmpp", folder, steps, strength)
+    rng = np.random.default_rng(0)
+    states = rng.standard_normal((3, 11, 32)).astype(np.float32)
+    latents = rng.standard_normal((2, 4, 8, 16)).astype(np.float32)
+    image = rng.uniform(size=(2, 3, 64, 128)).astype(np.float32)
+
+    with torch.no_grad():
+        clean = decoder.encode(torch.tensor(2 * image - 1)).latent_dist.mean * 0.18215
+        x = scheduler.add_noise(clean, torch.tensor(latents), timesteps[:1])
+        context = torch.tensor(np.concatenate([np.repeat(states[2:], 2, 0), states[:2]]))
+        for t in timesteps:
+            both = scheduler.scale_model_input(torch.cat([x, x]), t)
+            uncond, cond = theirs(both, t, encoder_hidden_states=context).sample.chunk(2)
+            x = scheduler.step(uncond + 3.0 * (cond - uncond), t, x).prev_sample
+        expected = (decoder.decode(x / 0.18215).sample / 2 + 0.5).clamp(0, 1).numpy()
+
+    settings = {"steps": steps, "scheduler": "dpmpp", "strength": strength, "cfg_scale": 3.0}
+    ours = jax.jit(
+        lambda v, z, i: pipeline.generate(sd, v, None, states[:2], states[2:], latents=z, image=i, **settings)
+    )(made.variables, nhwc(latents), nhwc(image))
+    close("image", nchw(ours), expected, 1e-3)
