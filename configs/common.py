@@ -53,8 +53,12 @@ def training() -> ConfigDict:
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.0
     c.optimizer.decay = "matrices"  # matrices: not 1-D arrays and biases; all: everything
-    c.optimizer.schedule = "constant"  # constant, cosine (half a period, to min_learning_rate)
+    # constant; cosine: half a period, to min_learning_rate; step: times decay_factor every decay_steps
+    c.optimizer.schedule = "constant"
     c.optimizer.min_learning_rate = 0.0
+    c.optimizer.decay_steps = 0
+    c.optimizer.decay_factor = 0.1
+    c.optimizer.epoch_steps = 0  # the schedule stands still on every n-th step, as GILL's; 0: never
     c.optimizer.warmup_steps = 0  # linear, from 0
     c.optimizer.clip_norm = 0.0  # global norm over a parameter group; 0: off
     c.optimizer.accumulation_steps = 1  # micro-batches per step

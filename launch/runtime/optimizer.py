@@ -11,15 +11,23 @@ from ml_collections import ConfigDict
 from launch.runtime.mesh import path_name
 from rcg.errors import UserError
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "step")
 DECAY = ("matrices", "all")
 
 
 def learning_rate(step: Any, settings: ConfigDict, total_steps: int) -> jax.Array:
-    """Rate of the update that follows `step` updates: linear warm-up from 0, then constant, or half a
-    cosine from the peak to `min_learning_rate` (MAE's and RCG's per-iteration rule, rcg main_mage.py)."""
+    """Rate of the update that follows `step` updates: linear warm-up from 0, then constant, half a
+    cosine from the peak to `min_learning_rate` (MAE's and RCG's per-iteration rule, rcg main_mage.py), or
+    `decay_factor` times as much every `decay_steps` steps after the one that follows the warm-up (GILL's)."""
     peak, floor, warmup = settings.learning_rate, settings.min_learning_rate, settings.warmup_steps
-    step = jnp.asarray(step, jnp.float32)
+    step = jnp.asarray(step)
+    if settings.epoch_steps:
+        step = step - step // settings.epoch_steps
+    if settings.schedule == "step":
+        drops = jnp.maximum(step - warmup - 1, 0) // max(settings.decay_steps, 1)
+        rate = peak * settings.decay_factor ** drops.astype(jnp.float32)
+        return jnp.where(step <= warmup, peak * step / max(warmup, 1), rate)
+    step = step.astype(jnp.float32)
     after = jnp.float32(peak)
     if settings.schedule == "cosine":
         progress = (step - warmup) / max(total_steps - warmup, 1)
