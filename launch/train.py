@@ -3,6 +3,7 @@
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -109,6 +110,8 @@ def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writ
 
     images = jax.jit(panels)(with_ema(state, setup.config), state.extra, frozen, batch, key)
     rows = dict(zip(names, jax.device_get(images), strict=True))
+    if not rows:
+        return
     step = int(state.step)
     save_png(os.path.join(workdir, "panels", f"step_{step:08d}.png"), labelled_rows(rows))
     writer.write_images(step, rows)
@@ -124,7 +127,11 @@ def evaluate(setup: Setup, state: TrainState, frozen: Any) -> dict[str, dict[str
 
 def export(setup: Setup, state: TrainState, workdir: str) -> str:
     """Writes the trained network as `workdir/component`; returns its content hash."""
-    variables = jax.device_get(setup.experiment.export(with_ema(state, setup.config), state.extra))
+    experiment = setup.experiment
+    variables = jax.device_get(experiment.export(with_ema(state, setup.config), state.extra))
+    if experiment.compose is not None:  # frozen networks in full precision, not as they are held here
+        frozen = {name: component.load(setup.config.components[name]).variables for name in setup.components}
+        variables = experiment.compose(variables, jax.device_get(frozen))
     provenance = {
         "experiment": setup.config.experiment,
         "step": int(state.step),
@@ -132,9 +139,8 @@ def export(setup: Setup, state: TrainState, workdir: str) -> str:
         "components": {name: c.content_hash for name, c in setup.components.items()},
     }
     path = os.path.join(workdir, "component")
-    return component.save(
-        path, component.Component(setup.experiment.kind, setup.experiment.architecture, variables, provenance)
-    )
+    made = component.Component(experiment.kind, experiment.architecture, variables, provenance)
+    return component.save(path, dataclasses.replace(made, tokenizer=experiment.tokenizer))
 
 
 def train(config: ConfigDict, workdir: str) -> int:

@@ -2,6 +2,7 @@
 
     component.json   kind, architecture, preprocessing, provenance, content hash, format version
     params/          Orbax, one array per leaf: the network's Flax variables
+    tokenizer/       of a language model or text encoder: its tokenizer's files
 
 Written whole or not at all. Loading restores straight to the wanted devices and dtype.
 """
@@ -27,13 +28,15 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """A network: what it is (`kind`, `architecture`), its `variables` (maybe abstract), its origin."""
+    """A network: what it is (`kind`, `architecture`), its `variables` (maybe abstract), its origin; and the
+    folder of its tokenizer's files, "" without."""
 
     kind: str
     architecture: dict[str, Any]
     variables: PyTree
     provenance: dict[str, Any] = dataclasses.field(default_factory=dict)
     content_hash: str = ""
+    tokenizer: str = ""
 
 
 def content_hash(variables: PyTree) -> str:
@@ -72,6 +75,8 @@ def save(path: str, component: Component) -> str:
     digest = content_hash(component.variables)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(os.path.join(staging, "params"), component.variables)
+    if component.tokenizer:
+        shutil.copytree(component.tokenizer, os.path.join(staging, "tokenizer"))
     about = {
         "format": FORMAT,
         "kind": component.kind,
@@ -113,12 +118,14 @@ def describe(path: str, kind: str | None = None) -> Component:
         with ocp.StandardCheckpointer() as checkpointer:
             tree = checkpointer.metadata(os.path.join(path, "params")).item_metadata.tree
         variables = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), tree)
+        tokenizer = os.path.join(path, "tokenizer")
         return Component(
             about["kind"],
             about["architecture"],
             variables,
             about["provenance"],
             about["content_hash"],
+            tokenizer if os.path.isdir(tokenizer) else "",
         )
     except UserError:
         raise

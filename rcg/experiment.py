@@ -1,11 +1,13 @@
 """What a trainer trains: pure functions, a name, and what to look at."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -37,6 +39,9 @@ class Experiment:
         host batch on the devices.
       export: (params, extra) -> the component's variables. Given EMA params where there are any.
       sharding_rules: ordered (regex on the parameter's path, partition spec); first match wins.
+      constrain: (params, frozen) -> params, after every update: what an update must not change.
+      compose: (exported variables, frozen) -> the component's, where it also holds frozen networks.
+      tokenizer: folder of the tokenizer that goes with the component; "" for none.
     """
 
     kind: str
@@ -49,6 +54,26 @@ class Experiment:
     evaluate: Callable[..., dict[str, dict[str, Any]]]
     export: Callable[[PyTree, PyTree], PyTree]
     sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
+    constrain: Callable[[PyTree, PyTree], PyTree] | None = None
+    compose: Callable[[PyTree, PyTree], PyTree] | None = None
+    tokenizer: str = ""
+
+
+def eval_batches(
+    dataset: Callable[..., Any], config: Any, put: Callable[..., Any], fields: Iterable[str]
+) -> Iterator[tuple[dict[str, jax.Array], np.ndarray, dict[str, np.ndarray]]]:
+    """One pass over the eval split: (fields on the devices, which rows of the global batch count, this
+    process's batch). Each process reads its share."""
+    processes, index = jax.process_count(), jax.process_index()
+    size = config.batch_size // processes
+    for batch in dataset("eval", size, config.seed, index, processes):
+        keep = multihost_utils.process_allgather(batch["mask"], tiled=True) > 0
+        yield put({name: batch[name] for name in fields}), np.asarray(keep), batch
+
+
+def whole(array: jax.Array) -> np.ndarray:
+    """A global array, on every process."""
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def compute_options(compute: Mapping[str, Any]) -> dict[str, Any]:

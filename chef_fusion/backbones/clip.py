@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from chef_fusion.backbones.attention import Attention, attention_rules, causal_mask
-from rcg.data.decode import resize_short_side
+from rcg.data.decode import center_crop, resize_short_side
 from rcg.errors import UserError
 from rcg.layers import Array, Dtype, Stack, gelu, layer_norm, linear
 from rcg.torch_weights import Rule, dense, norm
@@ -200,9 +200,7 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
 
     Short side to `size` (bicubic), centre crop with odd margins rounded down.
     """
-    resized = resize_short_side(image, size)
-    top, left = ((length - size) // 2 for length in resized.shape[:2])
-    return np.ascontiguousarray(resized[top : top + size, left : left + size])
+    return center_crop(resize_short_side(image, size), size, down=True)
 
 
 def normalise(images: Array) -> Array:

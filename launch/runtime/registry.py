@@ -14,6 +14,11 @@ EXPERIMENTS = {
     "rcg.kmeans": "rcg.experiments.kmeans:experiment",
     "rcg.rdm": "rcg.experiments.rdm:experiment",
     "rcg.mage": "rcg.experiments.mage:experiment",
+    "chef_fusion.opt": "chef_fusion.experiments.opt:experiment",
+    "chef_fusion.clip": "chef_fusion.experiments.clip:experiment",
+    "chef_fusion.vae": "chef_fusion.experiments.vae:experiment",
+    "chef_fusion.stable_diffusion": "chef_fusion.experiments.stable_diffusion:experiment",
+    "chef_fusion.joints": "chef_fusion.experiments.joints:experiment",
 }
 
 # config.data.source -> module:function, `(config.data, split) -> Source`
@@ -22,6 +27,11 @@ SOURCES = {
     "parquet": "rcg.data:open_source",
     "tfds": "rcg.data:open_source",
     "kitchen": "chef_fusion.kitchen:open_source",
+    "recipe1m": "chef_fusion.data:open_recipes",
+    "recipe_tsv": "chef_fusion.data:open_recipes",
+    "recipe_jsonl": "chef_fusion.data:open_recipes",
+    "recipes_kitchen": "chef_fusion.data:open_recipes",
+    "texts": "chef_fusion.texts:open_texts",
 }
 
 

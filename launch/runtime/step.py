@@ -96,6 +96,9 @@ def make_train_step(
     def train_step(state: TrainState, frozen: PyTree, batch: PyTree, key: jax.Array) -> TrainState:
         grads, metrics, extra = loss_and_grads(state, frozen, batch, jax.random.fold_in(key, state.step))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        if experiment.constrain is not None:
+            params = experiment.constrain(params, frozen)
         # LitEma's order: the average takes the parameters before this step's update
         averaged = _ema_leaves(state.params, config)
         if averaged:
@@ -110,7 +113,7 @@ def make_train_step(
         fresh = state.step % config.log_steps == 0
         return TrainState(
             step=step,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             extra=extra,
             opt_state=opt_state,
             ema=averaged,

@@ -87,9 +87,11 @@ def resize_short_side(image: Image.Image, short: int) -> np.ndarray:
     return np.asarray(image if image.size == sides else image.resize(sides, Image.Resampling.BICUBIC))
 
 
-def center_crop(image: np.ndarray, size: int) -> np.ndarray:
-    """torchvision's CenterCrop: [H, W, 3] -> [size, size, 3], odd margins rounded half to even."""
-    top, left = (round((length - size) / 2) for length in image.shape[:2])
+def center_crop(image: np.ndarray, size: int, down: bool = False) -> np.ndarray:
+    """torchvision's CenterCrop: [H, W, 3] -> [size, size, 3], odd margins rounded half to even; or always
+    down, as transformers does."""
+    margins = [length - size for length in image.shape[:2]]
+    top, left = (margin // 2 if down else round(margin / 2) for margin in margins)
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
@@ -100,7 +102,7 @@ class Transform:
     Attributes:
       size: side of the result.
       resize: the short side before cropping, at least `size`.
-      crop: "center" or "random".
+      crop: "center", "clip" (the same, odd margins rounded down) or "random".
       padding: for "random": pixels of mirrored border on each side.
       flip: mirror left-right, half of the time.
     """
@@ -124,7 +126,9 @@ class Transform:
           DecodeError: see `decode`.
         """
         resized = resize_short_side(decode(image), self.resize)
-        return center_crop(resized, self.size) if self.crop == "center" else resized
+        if self.crop == "random":
+            return resized
+        return center_crop(resized, self.size, down=self.crop == "clip")
 
     def finish(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Random crop and flip of what `prepare` gave.

@@ -21,7 +21,8 @@ from rcg.data.decode import DecodeError, Transform
 from rcg.data.sources import Source
 from rcg.errors import UserError
 
-AUGMENTATIONS = ("center_crop", "random_crop_flip", "flip", "none")  # none: center_crop by another name
+# none: center_crop by another name; clip: CLIP's, whose odd margins are rounded down
+AUGMENTATIONS = ("center_crop", "random_crop_flip", "flip", "none", "clip")
 PADDING = -1  # the index of a row that only fills up an eval batch
 MAX_PROBES = 1000  # undecodable records in a row that end the run, whatever the allowed fraction
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -37,6 +38,8 @@ def image_batches(
     seed: int,
     shard_index: int = 0,
     shard_count: int = 1,
+    records: int | None = None,
+    choose: Callable[[int, float], int] | None = None,
 ) -> grain.IterDataset:
     """Batches of squares from `source`.
 
@@ -47,6 +50,8 @@ def image_batches(
       split: "train": endless, reshuffled each epoch, augmented; "eval": one pass in order, at most
         `max_eval_records` evenly spaced records, every shard with as many batches.
       batch_size: rows of this shard's batches.
+      records, choose: where several images belong together: how many groups there are, and (group, uniform
+        draw) -> index of the image to take this time; for "eval" the draw is 0.
 
     Returns:
       A dataset of {"image": uint8 [B, S, S, 3], "label": int32 [B], "bad": int32 [B], the undecodable
@@ -61,9 +66,11 @@ def image_batches(
     if not len(source):
         raise UserError(f"config.data.path {data.path} holds no records")
     if split == "eval":
-        count = min(len(source), data.max_eval_records or len(source))
+        groups = records or len(source)
+        count = min(groups, data.max_eval_records or groups)
         rows = -(-count // (batch_size * shard_count)) * batch_size * shard_count
-        spread = [i * len(source) // count for i in range(count)] + [PADDING] * (rows - count)
+        spread = [i * groups // count for i in range(count)]
+        spread = [choose(i, 0.0) if choose else i for i in spread] + [PADDING] * (rows - count)
         elements = grain.MapDataset.source([(index, NO_DRAWS) for index in spread])
         load, workers = _Loader(source, _transform(data, train=False), 0, _cores()), 0
     elif split == "train":
@@ -71,8 +78,8 @@ def image_batches(
         fits = len(source) * transform.resize**2 * 3 <= data.cache_mb * 2**20
         # Kept in memory, records are decoded once: processes would only multiply the memory.
         workers = 0 if fits else data.workers
-        elements = grain.MapDataset.range(len(source)).seed(seed % 2**32).shuffle().repeat(None)
-        elements = elements.random_map(_draw)
+        elements = grain.MapDataset.range(records or len(source)).seed(seed % 2**32).shuffle().repeat(None)
+        elements = elements.random_map(_Draw(choose))
         load = _Loader(source, transform, data.cache_mb if fits else 0, 1 if workers else _cores())
     else:
         raise ValueError(f'split is "train" or "eval", not "{split}"')
@@ -139,8 +146,15 @@ def _end_with_parent(index: int, count: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _draw(index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-    return index, rng.random(3)
+class _Draw:
+    """index -> (index of the image, draws for its crop)."""
+
+    def __init__(self, choose: Callable[[int, float], int] | None):
+        self._choose = choose
+
+    def __call__(self, index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
+        draws = rng.random(3)
+        return (self._choose(index, rng.random()) if self._choose else index), draws
 
 
 def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -162,6 +176,8 @@ def _transform(data: ConfigDict, train: bool) -> Transform:
     if data.augment not in AUGMENTATIONS:
         there = ", ".join(AUGMENTATIONS)
         raise UserError(f'config.data.augment = "{data.augment}" is unknown; there are: {there}')
+    if data.augment == "clip":
+        return Transform(size, size, "clip")
     if not train:
         return Transform(size, size)
     resize = data.resize or size

@@ -1,0 +1,105 @@
+"""OPT from nothing: next-token prediction on packed recipe text (Zhang et al. 2022, section 2)."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from chef_fusion import texts, tokenization
+from chef_fusion.backbones import opt
+from rcg.component import Component
+from rcg.errors import UserError
+from rcg.experiment import Experiment, compute_options, eval_batches, whole
+
+
+def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
+    """See `Experiment`. Needs no component; `config.data.tokenizer` is a folder.
+
+    Raises:
+      UserError: no tokenizer, or one that does not fit config.model.
+    """
+    del components
+    options = compute_options(config.compute)
+    architecture = opt.resolve(config.model.to_dict())
+    module, length = opt.build(architecture, **options), config.data.length
+    tokenizer = tokenization.load(config.data.tokenizer)
+    if len(tokenizer) > module.vocab_size:
+        raise UserError(
+            f"the tokenizer {config.data.tokenizer} has {len(tokenizer)} tokens, but config.model.vocab_size "
+            f"is {module.vocab_size}; set it to at least that"
+        )
+    if length > module.max_position_embeddings:
+        raise UserError(
+            f"config.data.length {length} is more than config.model.max_position_embeddings "
+            f"{module.max_position_embeddings}"
+        )
+
+    def encode(batch: list[str]) -> list[list[int]]:
+        return tokenizer(batch, add_special_tokens=False)["input_ids"]
+
+    @functools.cache
+    def stream(split: str) -> np.ndarray:
+        documents = source(split)
+        if isinstance(documents, texts.RecipeSet):
+            documents = texts.of_recipes(documents)
+        return texts.packed(documents, encode, tokenizer.bos_token_id)
+
+    def dataset(split, batch_size, seed, shard_index, shard_count):
+        shard = {"shard_index": shard_index, "shard_count": shard_count}
+        return texts.token_batches(
+            stream(split), length, split=split, batch_size=batch_size, seed=seed, **shard
+        )
+
+    def init(rng):
+        return module.init(rng, jnp.zeros((1, 2), jnp.int32), method="from_ids")["params"], {}
+
+    def token_losses(params, tokens):
+        """Losses and hits [B, T - 1] of the next tokens."""
+        logits, _ = module.apply({"params": params}, tokens, method="from_ids")
+        logits, targets = logits[:, :-1], tokens[:, 1:]
+        own = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - own, logits.argmax(-1) == targets
+
+    def loss(params, extra, frozen, batch, rng):
+        losses, hits = token_losses(params, batch["tokens"])
+        value = losses.mean()
+        return value, ({"loss": value, "accuracy": hits.mean()}, extra)
+
+    def evaluate(params, extra, frozen, rng, put):
+        @jax.jit
+        def measure(params, tokens):
+            losses, hits = token_losses(params, tokens)
+            return losses.mean(1), hits.mean(1)
+
+        sums, samples = np.zeros(2), 0
+        for placed, keep, _ in eval_batches(dataset, config, put, ("tokens",)):
+            found = [whole(x)[keep] for x in measure(params, placed["tokens"])]
+            sums += [x.sum() for x in found]
+            samples += int(keep.sum())
+            if samples >= config.method.eval_sequences:
+                break
+        about = {"samples": samples, "length": length}
+        value, accuracy = sums / max(samples, 1)
+        return {
+            "token_loss": {"value": float(value)} | about,
+            "perplexity": {"value": float(np.exp(value))} | about,
+            "token_accuracy": {"value": float(accuracy)} | about,
+        }
+
+    return Experiment(
+        kind="opt",
+        architecture=architecture,
+        init=init,
+        loss=loss,
+        batch_spec={"tokens": ((length,), jnp.int32)},
+        dataset=dataset,
+        panels=lambda params, extra, frozen, batch, rng: {},
+        evaluate=evaluate,
+        export=lambda params, extra: {"params": params},
+        sharding_rules=opt.SHARDING_RULES,
+        tokenizer=config.data.tokenizer,
+    )

@@ -1,0 +1,113 @@
+"""Text <-> token ids of the two tokenizers: the language model's and the image generator's."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rcg.errors import UserError
+
+
+def load(folder: str) -> Any:
+    """transformers' tokenizer of a folder.
+
+    Raises:
+      UserError: no tokenizer there.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"no tokenizer at {folder}; convert the network together with its tokenizer files")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the tokenizer at {folder} can't be read ({reason})") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageTokenizer:
+    """OPT's: a text begins with bos and ends with nothing; the [IMG] ids come after the vocabulary."""
+
+    tokenizer: Any
+    image_first: int
+    num_image_tokens: int
+
+    @classmethod
+    def load(cls, folder: str, image_first: int, num_image_tokens: int) -> "LanguageTokenizer":
+        return cls(load(folder), image_first, num_image_tokens)
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer)
+
+    @property
+    def bos(self) -> int:
+        return self.tokenizer.bos_token_id
+
+    @property
+    def eos(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def pad(self) -> int:
+        return self.tokenizer.pad_token_id
+
+    def ids(self, text: str, bos: bool = False) -> list[int]:
+        """Token ids, without [IMG]."""
+        found = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [self.bos, *found] if bos else list(found)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The words among these ids: no special tokens, no [IMG]."""
+        words = [int(i) for i in ids if i < self.image_first]
+        return self.tokenizer.decode(words, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def example(self, text: str, max_tokens: int) -> tuple[np.ndarray, int]:
+        """A training example: (int32 [max_tokens]: bos, words, [IMG0..], padding; how many are not padding).
+
+        Of a text too long the last words give way to the [IMG] tokens.
+        """
+        return example(
+            self.ids(text), max_tokens, self.bos, self.pad, self.image_first, self.num_image_tokens
+        )
+
+
+def example(
+    words: Sequence[int], max_tokens: int, bos: int, pad: int, image_first: int, num_image_tokens: int
+) -> tuple[np.ndarray, int]:
+    """See `LanguageTokenizer.example`."""
+    kept = list(words)[: max(max_tokens - 1 - num_image_tokens, 0)]
+    ids = [bos, *kept, *range(image_first, image_first + num_image_tokens)]
+    row = np.full(max_tokens, pad, np.int32)
+    row[: len(ids)] = ids
+    return row, len(ids)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTokenizer:
+    """CLIP's: begin, words, end, and end again as padding, always `length` of them."""
+
+    tokenizer: Any
+    length: int = 77
+
+    @classmethod
+    def load(cls, folder: str, length: int = 77) -> "CaptionTokenizer":
+        return cls(load(folder), length)
+
+    @property
+    def vocabulary(self) -> int:
+        return len(self.tokenizer)
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """int32 [N, length]; what does not fit is cut off, before the end token."""
+        begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if len(texts) else []
+        rows = np.full((len(texts), self.length), end, np.int32)
+        for row, words in zip(rows, found, strict=True):
+            words = [begin, *words[: self.length - 2]]
+            row[: len(words)] = words
+        return rows
