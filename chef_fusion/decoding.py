@@ -94,7 +94,7 @@ class ImageDecision(flax.struct.PyTreeNode):
       bias: added to the logit of [IMG0]; -inf forbids pictures, +inf asks for one at once.
       scale: above 1, the published code's knob: the logit of [IMG0] becomes its absolute value times this.
       min_words: tokens before the first picture may come.
-      max_images: no more than this many.
+      max_images: no more than this many. ends: the last of them ends the text.
       follow: the others follow the first; off only to do as the published code does with batches.
     """
 
@@ -102,6 +102,7 @@ class ImageDecision(flax.struct.PyTreeNode):
     scale: float = 1.0
     min_words: int = 0
     max_images: int = 1
+    ends: bool = False
     follow: bool = flax.struct.field(pytree_node=False, default=True)
 
 
@@ -301,7 +302,8 @@ def advance(
     """
 
     def ended(state: State) -> State:
-        return state.replace(done=state.done | ((state.words >= max_words) & (state.run == 0)))
+        enough = (state.words >= max_words) | (images.ends & (state.images >= images.max_images))
+        return state.replace(done=state.done | (enough & (state.run == 0)))
 
     def go_on(state: State) -> Array:
         return (state.count < jnp.minimum(limit, state.tokens.shape[1])) & ~state.done.all()

@@ -438,12 +438,13 @@ def generation_states(
     return hidden, states
 
 
-def image_loss(mapped: Array, target: Array, kind: str = "distance") -> Array:
-    """l_g of states [B, 77, D]; see `Recipe`."""
-    square = jnp.square(target.astype(jnp.float32) - mapped).sum(-1)
-    if kind == "squared":
-        return square.mean()
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0).mean()
+def image_loss(mapped: Array, target: Array, kind: str = "distance", counted: Array | None = None) -> Array:
+    """l_g of states [B, 77, D], see `Recipe`; the mean over the rows that are `counted` [B]."""
+    distance = jnp.square(target.astype(jnp.float32) - mapped).sum(-1)
+    if kind == "distance":
+        distance = jnp.where(distance > 0, jnp.sqrt(jnp.where(distance > 0, distance, 1.0)), 0.0)
+    weight = jnp.ones(len(distance)) if counted is None else counted.astype(jnp.float32)
+    return (distance.mean(-1) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
 def losses(
@@ -457,9 +458,15 @@ def losses(
     """The weighted sum, and l_r, l_p, l_g by name.
 
     Args:
-      batch: "image" [B, S, S, 3], uint8 or in [0, 1]; "tokens" [B, T]; "length" [B]; "target" [B, 77, D].
+      batch: "image" [B, S, S, 3], uint8 or in [0, 1]; "tokens" [B, T]; "length" [B]; "target" [B, 77, D];
+        maybe "mask" [B], 0 for rows that must not count (without `concat`).
       concat: whether the captioning and the generation sequences are joined in pairs.
     """
+    counted = batch["mask"] > 0 if "mask" in batch else jnp.ones(len(batch["tokens"]), bool)
+
+    def of_counted(labels: Array) -> Array:
+        return jnp.where(counted[:, None], labels, IGNORED)
+
     rows = model.rows(params)
     visual = model.see(params, frozen, batch["image"])
     tokens, length = batch["tokens"], batch["length"]
@@ -469,6 +476,8 @@ def losses(
     if concat[0]:
         used = model.joints.num_visual_tokens + length - m
         sequence = Sequence(*(concatenate(x, used, model.joints.num_visual_tokens) for x in sequence))
+    else:
+        sequence = sequence._replace(labels=of_counted(sequence.labels))
     l_r, _ = sequence_loss(model, frozen, rows, sequence)
 
     if concat[1]:
@@ -479,11 +488,12 @@ def losses(
         hidden, labels = hidden[:, :-1], paired.labels[:, 1:]
     else:
         hidden, found = generation_states(model, frozen, rows, tokens, length)
-        labels = generation_labels(model, tokens)[:, 1 : hidden.shape[1] + 1]
+        labels = of_counted(generation_labels(model, tokens)[:, 1 : hidden.shape[1] + 1])
     if recipe.decision_loss == "token":
         labels = jnp.where(labels == model.joints.image_first, labels, IGNORED)
     l_p = _mean(*cross_entropy(model, frozen, rows, hidden, labels))
-    l_g = image_loss(model.joints.apply(params, found, method="map"), batch["target"], recipe.image_loss)
+    mapped = model.joints.apply(params, found, method="map")
+    l_g = image_loss(mapped, batch["target"], recipe.image_loss, counted)
     total = recipe.caption_scale * l_r + recipe.decision_scale * l_p + recipe.image_scale * l_g
     return total, {"loss": total, "l_r": l_r, "l_p": l_p, "l_g": l_g}
 

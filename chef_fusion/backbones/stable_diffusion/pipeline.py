@@ -26,7 +26,7 @@ class StableDiffusion:
     text_encoder: clip.CLIP
     unet: UNet
     vae: VAE
-    scheduler: dict[str, Any] = dataclasses.field(default_factory=dict)
+    scheduler: tuple[tuple[str, Any], ...] = ()  # scheduler_config.json's fields
 
     @property
     def max_tokens(self) -> int:
@@ -48,7 +48,7 @@ def build(architecture: Mapping[str, Any], **options: Any) -> StableDiffusion:
         clip.build(architecture["text_encoder"], **options),
         build_unet(architecture["unet"], **options),
         build_vae(architecture["vae"], **options),
-        dict(architecture.get("scheduler", {})),
+        tuple(sorted(architecture.get("scheduler", {}).items())),
     )
     if made.text_encoder.text is None:
         raise UserError("the text encoder of this Stable Diffusion has no text tower")
@@ -122,7 +122,7 @@ def generate(
     multiple = factor * 2 ** (len(sd.unet.block_out_channels) - 1)
     if height % multiple or width % multiple:
         raise UserError(f"a picture of {height} x {width} px: both must be multiples of {multiple}")
-    run, start = schedulers.plan(scheduler, steps, sd.scheduler, strength)
+    run, start = schedulers.plan(scheduler, steps, dict(sd.scheduler), strength)
     shape = (height // factor, width // factor, sd.unet.in_channels)
     if latents is None:
         rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(B))

@@ -379,7 +379,8 @@ def build(
       UserError: sizes that do not fit each other.
     """
     del unused
-    module = UNet(**architecture, dtype=dtype, attention=attention)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.items()}
+    module = UNet(**fields, dtype=dtype, attention=attention)
     for width in module.block_out_channels:
         if width % module.norm_num_groups or width % module.attention_head_dim:
             raise UserError(

@@ -248,7 +248,8 @@ def build(
       UserError: sizes that do not fit each other.
     """
     del unused
-    module = VAE(**architecture, dtype=dtype, attention=attention)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in architecture.items()}
+    module = VAE(**fields, dtype=dtype, attention=attention)
     for width in module.block_out_channels:
         if width % module.norm_num_groups:
             raise UserError(

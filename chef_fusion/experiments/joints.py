@@ -1,0 +1,196 @@
+"""ChefFusion: trains the joints between a frozen OPT, CLIP and Stable Diffusion on photos and recipes."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from chef_fusion import generate, scoring, targets
+from chef_fusion import model as chef_model
+from chef_fusion.backbones.stable_diffusion import pipeline
+from chef_fusion.data import Texts, recipe_dataset
+from chef_fusion.model import CHOICES, Recipe
+from rcg.component import Component
+from rcg.errors import UserError
+from rcg.experiment import Experiment, compute_options, eval_batches, to_unit
+
+KINDS = {"lm": "opt", "vision": "clip", "stable_diffusion": "stable_diffusion"}
+
+
+def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
+    """See `Experiment`. Needs the components "lm", "vision" and "stable_diffusion", with tokenizers.
+
+    Raises:
+      UserError: a component is missing, or does not fit config.model or the others.
+    """
+    for name, kind in KINDS.items():
+        if name not in components or components[name].kind != kind:
+            raise UserError(f"needs a component of kind {kind}: --config.components.{name}=<its folder>")
+    options, method = compute_options(config.compute), config.method
+    architecture = resolve(config.model.to_dict(), components)
+    chef = generate.assemble(components, architecture, None, None, options)
+    model, sd = chef.model, chef.sd
+    recipe = Recipe(**{name: method[name] for name in Recipe._fields})
+    for name, allowed in CHOICES.items():
+        if getattr(recipe, name) not in allowed:
+            raise UserError(
+                f'config.method.{name} "{getattr(recipe, name)}" is not one of {", ".join(allowed)}'
+            )
+    m, length = model.joints.num_image_tokens, config.data.max_tokens
+    size, pooled_dim = model.vision.vision.image_size, model.vision.vision.hidden_size
+    positions = length + model.joints.num_visual_tokens
+    if not m + 2 <= length or positions > model.lm.opt.max_position_embeddings:
+        raise UserError(
+            f"config.data.max_tokens {length} must be at least {m + 2}, and with the visual tokens at most "
+            f"the language model's {model.lm.opt.max_position_embeddings} positions"
+        )
+    if config.data.image_size != size:
+        raise UserError(
+            f"config.data.image_size is {config.data.image_size}, but the vision tower sees {size} px; set "
+            "it to that"
+        )
+    if recipe.concat_captions and config.batch_size % 2:
+        raise UserError(f"config.method.concat_captions needs an even batch_size, not {config.batch_size}")
+    cached = bool(method.targets)
+    shape = (sd.max_tokens, sd.unet.cross_attention_dim)
+
+    def texts(recipes, split):
+        held = None
+        if cached:
+            encoder = components["stable_diffusion"].content_hash
+            wanted = targets.identity(recipes, config.data.target_text, encoder, shape)
+            held = targets.open_targets(method.targets, split, wanted)
+        return Texts(recipes, chef.language, chef.captions, length, config.data.target_text, targets=held)
+
+    dataset = recipe_dataset(source, config.data, texts)
+
+    def init(rng):
+        return model.joints.init(rng, jnp.zeros((1, pooled_dim)))["params"], {}
+
+    def with_target(frozen, batch):
+        if cached:
+            return batch
+        states = pipeline.encode_text(sd, frozen["stable_diffusion"], batch["text_ids"])
+        return {**batch, "target": jax.lax.stop_gradient(states)}
+
+    def loss(params, extra, frozen, batch, rng):
+        batch, variables = with_target(frozen, batch), {"params": params}
+        run = functools.partial(chef_model.losses, model, variables, frozen, batch, recipe)
+        if not recipe.concat_captions:
+            total, parts = run()
+        else:  # drawn for the whole batch, for each mode apart
+            joined = jax.random.bernoulli(rng, recipe.concat_captions, (2,))
+            ways = [(a, b) for a in (False, True) for b in (False, True)]
+            branches = [functools.partial(lambda way, _: run(concat=way), way) for way in ways]
+            total, parts = jax.lax.switch(2 * joined[0] + joined[1], branches, None)
+        row = jnp.linalg.norm(params["image_embeddings"], axis=-1).mean()
+        return total, (parts | {"image_row_norm": row}, extra)
+
+    def constrain(params, frozen):
+        norm = chef_model.mean_row_norm(model, frozen)
+        return chef_model.rescale_rows({"params": params}, norm)["params"]
+
+    def panels(params, extra, frozen, batch, rng):
+        """Photos, what plain Stable Diffusion makes of their recipes' target text, what ChefFusion does."""
+        variables = {"params": params}
+        batch = with_target(frozen, batch)
+        _, states = chef_model.generation_states(
+            model, frozen, model.rows(variables), batch["tokens"], batch["length"]
+        )
+        mapped = model.joints.apply(variables, states, method="map")
+        negative = pipeline.encode_text(sd, frozen["stable_diffusion"], jnp.asarray(chef.captions([""])))
+        made = {"photo": to_unit(batch["image"])}
+        for name, embeddings in (("from the text", batch["target"]), ("from the [IMG] states", mapped)):
+            painted = pipeline.generate(
+                sd, frozen["stable_diffusion"], rng, embeddings, negative, **painting(method)
+            )
+            made[name] = jax.image.resize(painted, (len(painted), size, size, 3), "linear")
+        return made
+
+    fields = ("image", "tokens", "length", "mask", "target" if cached else "text_ids")
+
+    def evaluate(params, extra, frozen, rng, put):
+        variables = {"params": params}
+
+        @jax.jit
+        def measure(variables, frozen, batch):
+            batch = with_target(frozen, batch)
+            _, parts = chef_model.losses(model, variables, frozen, batch, recipe)
+            counted = batch["mask"][:, None] > 0
+            words = ((chef_model.caption_labels(model, batch["tokens"]) >= 0) & counted).sum()
+            return jnp.stack([parts["l_r"], parts["l_p"], parts["l_g"]]), words, counted.sum()
+
+        sums, weights, samples = np.zeros(3), np.zeros(3), 0
+        for placed, keep, _ in eval_batches(dataset, config, put, fields):
+            means, words, rows = (np.asarray(x, np.float64) for x in measure(variables, frozen, placed))
+            weight = np.array([words, words, rows])
+            sums, weights, samples = sums + means * weight, weights + weight, samples + int(keep.sum())
+        l_r, l_p, l_g = sums / np.maximum(weights, 1)
+        values = {"l_r": l_r, "l_p": l_p, "l_g": l_g, "perplexity": np.exp(l_r)}
+        results = {name: {"value": float(v), "samples": samples} for name, v in values.items()}
+        if method.eval_samples:
+            asked = generate.dataclasses.replace(chef, params=variables, frozen=frozen)
+            results |= scoring.score(
+                asked,
+                source("eval"),
+                source("train"),
+                rng,
+                samples=method.eval_samples,
+                max_words=method.eval_words,
+                painting=painting(method),
+            )
+        return results
+
+    target = {"target": (shape, jnp.float32)} if cached else {"text_ids": (shape[:1], jnp.int32)}
+    return Experiment(
+        kind="chef_fusion",
+        architecture=architecture,
+        init=init,
+        loss=loss,
+        batch_spec={
+            "image": ((size, size, 3), jnp.uint8),
+            "tokens": ((length,), jnp.int32),
+            "length": ((), jnp.int32),
+            **target,
+        },
+        dataset=dataset,
+        panels=panels,
+        evaluate=evaluate,
+        export=lambda params, extra: {"params": params},
+        sharding_rules=chef_model.SHARDING_RULES,
+        constrain=constrain if recipe.rescale_rows else None,
+    )
+
+
+def painting(method: ConfigDict) -> dict[str, Any]:
+    """How pictures are made while training and measuring."""
+    return {
+        "steps": method.sample_steps,
+        "scheduler": method.scheduler,
+        "cfg_scale": method.cfg_scale,
+        "height": method.sample_size,
+        "width": method.sample_size,
+    }
+
+
+def resolve(model: Mapping[str, Any], components: Mapping[str, Component]) -> dict[str, Any]:
+    """`config.model` -> architecture: what is 0 is as the components have it.
+
+    Raises:
+      UserError: a component has not what is needed.
+    """
+    fields = dict(model)
+    lm, sd = components["lm"].architecture, components["stable_diffusion"].architecture
+    text = sd["text_encoder"].get("text")
+    if not text:
+        raise UserError("the stable_diffusion component has no text encoder")
+    known = {
+        "embed_dim": lm["word_embed_proj_dim"] if "word_embed_proj_dim" in lm else lm.get("hidden_size", 768),
+        "num_outputs": text.get("max_position_embeddings", 77),
+        "out_dim": text.get("hidden_size", 768),
+    }
+    return fields | {name: fields.get(name) or value for name, value in known.items()}
