@@ -105,7 +105,10 @@ def prompt_of(messages: Sequence[Message], task: str) -> list[Part]:
         raise UserError("the prompt is empty; give it text or an image")
     if task not in TASKS:
         raise UserError(f'task "{task}" is not one of {", ".join(TASKS)}')
-    parts = content_of(messages[-1])
+    last = messages[-1]
+    if task in ("i2t", "it2t") and not last.get("content"):
+        raise UserError(f"the task {task} ({TASKS[task]}) needs an image: --image=<file>")
+    parts = content_of(last)
     photos = [part for part in parts if not isinstance(part, str)]
     texts = [part.strip() for part in parts if isinstance(part, str)]
     if task in ("i2t", "it2t") and not photos:
@@ -122,7 +125,7 @@ def prompt_of(messages: Sequence[Message], task: str) -> list[Part]:
         said = " ".join(part.strip() for part in own if isinstance(part, str))
         turns += [part for part in own if not isinstance(part, str)]
         turns.append(f"Q: {said}\nA:" if message["role"] == "user" else f" {said}\n")
-    if messages[-1]["role"] != "user":
+    if last["role"] != "user":
         raise UserError("the last message must be the user's")
     return turns
 

@@ -2,25 +2,33 @@
 
     python -m launch.convert --kind=rcg.mage --source=mage-l.pth --out=runs/mage
 
---kind is rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder or rcg.inception (FID's network). A file may hold several
-networks (the official MAGE files have the encoder and the tokenizer in them): --kind says which is wanted,
-and every array of the file is accounted for, or nothing is written. --source is a file, or owner/name/file
-on the Hugging Face hub.
+--kind is rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder, rcg.inception (FID's network), chef_fusion (also GILL's),
+or one of those that transformers and diffusers publish as folders: opt, clip, stable_diffusion. A file may
+hold several networks (the official MAGE files have the encoder and the tokenizer in them): --kind says which
+is wanted, and every array of the file is accounted for, or nothing is written. --source is a file, or
+owner/name/file on the Hugging Face hub; a folder, or owner/name. A tokenizer in the folder goes along; one
+from elsewhere with --text_tokenizer.
 
     python -m launch.convert --export --source=runs/mage --out=mage.safetensors \\
         --encoder=runs/encoder --tokenizer=runs/tokenizer
 
 writes a component in the published layout; --encoder and --tokenizer put the frozen networks into it, as
-the official trainers do.
+the official trainers do. A backbone is written as a folder that transformers and diffusers read.
 """
 
 import ast
+import dataclasses
 import hashlib
 import os
+import shutil
+import tempfile
 from typing import Any
 
 from absl import flags
 
+from chef_fusion import checkpoints, tokenization
+from chef_fusion.backbones import folders
+from chef_fusion.backbones import published as backbones
 from launch.runtime import cli
 from rcg import component, published, weight_files
 from rcg.errors import UserError
@@ -59,8 +67,13 @@ def file_hash(path: str) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def import_component(values: flags.FlagValues) -> component.Component:
-    """The component of the file that the flags name."""
+def import_component(values: flags.FlagValues, staging: str) -> component.Component:
+    """The component of the file or folder that the flags name; `staging`: a folder for tokenizer files."""
+    kind = cli.required(values, "kind")
+    if kind in backbones.KINDS:
+        return import_backbone(kind, values, staging)
+    if kind == "chef_fusion":
+        return import_joints(values)
     path = weight_files.fetch(cli.required(values, "source"))
     arrays = weight_files.read(path)
     if values.strip_prefix:
@@ -77,15 +90,65 @@ def import_component(values: flags.FlagValues) -> component.Component:
     return made
 
 
+def import_backbone(kind: str, values: flags.FlagValues, staging: str) -> component.Component:
+    """A published folder's component, with its tokenizer."""
+    folder = backbones.fetch(kind, cli.required(values, "source"))
+    made = backbones.read(kind, folder)
+    made.provenance["source"] = values.source
+    given = values.text_tokenizer
+    place = given or (os.path.join(folder, "tokenizer") if kind == "stable_diffusion" else folder)
+    files = [f for f in folders.TOKENIZER_FILES if os.path.isfile(os.path.join(place, f))]
+    if given and not files:
+        raise UserError(
+            f"--text_tokenizer={given} holds no tokenizer; looked for {folders.TOKENIZER_FILES[0]}"
+        )
+    for name in files:
+        shutil.copy(os.path.join(place, name), staging)
+    if not files:
+        return made
+    made = dataclasses.replace(made, tokenizer=staging)
+    check_tokenizer(made)
+    return made
+
+
+def check_tokenizer(made: component.Component) -> None:
+    """Raises UserError if the tokenizer has more tokens than the network's table."""
+    fields = made.architecture
+    text = fields.get("text_encoder", fields).get("text") or fields
+    rows, known = text.get("vocab_size"), len(tokenization.load(made.tokenizer))
+    if rows is not None and known > rows:
+        raise UserError(
+            f"the tokenizer has {known} tokens, but the network's embedding {rows} rows; give another"
+        )
+
+
+def import_joints(values: flags.FlagValues) -> component.Component:
+    """A published ChefFusion or GILL checkpoint; model_args.json beside it is heeded."""
+    path = weight_files.fetch(cli.required(values, "source"))
+    told = checkpoints.read_arguments(os.path.dirname(os.path.abspath(path)))
+    fields = told | parse_fields(values.architecture)
+    made = checkpoints.convert(weight_files.read(path), os.path.basename(path), fields)
+    made.provenance["sha256"] = file_hash(path)
+    return made
+
+
 def export_file(values: flags.FlagValues, out: str) -> int:
     """Writes the component that the flags name in the published layout; returns how many arrays."""
+    made = component.load(cli.required(values, "source"))
+    if made.kind in backbones.KINDS:
+        if os.path.exists(out) and (not os.path.isdir(out) or os.listdir(out)):
+            raise UserError(f"--out={out} exists and is not empty; name another folder")
+        count = backbones.write(made, out)
+        if made.tokenizer:
+            inside = os.path.join(out, "tokenizer") if made.kind == "stable_diffusion" else out
+            shutil.copytree(made.tokenizer, inside, dirs_exist_ok=True)
+        return count
     if not out.endswith(".safetensors"):
         raise UserError(f"--out={out}: the published layout is written as a .safetensors file")
-    made = component.load(cli.required(values, "source"))
     frozen = {
         kind: component.load(values[name].value, kind) for name, kind in FROZEN.items() if values[name].value
     }
-    arrays = published.publish(made, frozen)
+    arrays = checkpoints.publish(made) if made.kind == "chef_fusion" else published.publish(made, frozen)
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     weight_files.write(out, arrays, {"kind": made.kind, "content_hash": made.content_hash})
     return len(arrays)
@@ -96,9 +159,10 @@ def main(argv: list[str]) -> int:
         def text(name: str, default: str | None, usage: str) -> None:
             flags.DEFINE_string(name, default, usage, flag_values=values)
 
-        text("kind", None, ", ".join(published.CODE))
-        text("source", None, "file of weights or owner/name/file on the hub; with --export: a component")
-        text("out", None, "the component's folder; with --export: a .safetensors file")
+        text("kind", None, ", ".join((*published.CODE, "chef_fusion", *backbones.KINDS)))
+        text("source", None, "file or folder of weights, or its place on the hub; with --export: a component")
+        text("out", None, "the component's folder; with --export: a .safetensors file, or a folder")
+        text("text_tokenizer", "", "folder of the tokenizer that goes with opt, clip or stable_diffusion")
         text("architecture", "", "fields that shapes do not tell: num_heads=4,decoder_num_heads=2")
         text("strip_prefix", "", "what to take off the beginning of every name")
         text("encoder", "", "with --export: component to put in as the frozen encoder")
@@ -112,8 +176,9 @@ def main(argv: list[str]) -> int:
     if values.export:
         print(f"{out}: {export_file(values, out)} arrays")
         return 0
-    made = import_component(values)
-    digest = component.save(out, made)
+    with tempfile.TemporaryDirectory() as staging:
+        made = import_component(values, staging)
+        digest = component.save(out, made)
     fields = ", ".join(f"{k}={v}" for k, v in made.architecture.items())
     print(f"{out}: {made.kind} ({fields}), content {digest[:12]}")
     return 0

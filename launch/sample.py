@@ -1,12 +1,22 @@
-"""Makes images with trained networks: `python -m launch.sample --workdir=... --task=... --out=...`
+"""Makes images and recipes with trained networks: `python -m launch.sample --workdir=... --task=...`
+
+RCG, --workdir a pipeline's folder:
 
     generate           --num images from noise
     class_conditional  --num images of each of --labels, from an RDM trained with labels
     reconstruct        --num images with the representation of each --image
     interpolate        --num images from the first --image's representation to the second's
 
---workdir is a pipeline's folder; --components.rdm=... and so on name what is elsewhere. Writes numbered PNGs,
-all of them in grid.png, and samples.json: what made them, and how long it took.
+ChefFusion, --workdir a run's or a pipeline's folder:
+
+    i2t                a recipe from each --image
+    it2t               an answer to --prompt about --image
+    t2t, t2ti          goes on from --prompt, without or with a picture
+    t2i                a picture of --prompt
+    dialogue           an answer to --prompt; launch.chat holds a conversation
+
+--components.rdm=... and so on name what is elsewhere. RCG's tasks write numbered PNGs to --out, all of them
+in grid.png, and samples.json: what made them, and how long it took; ChefFusion's answer.json and pictures.
 """
 
 import json
@@ -23,7 +33,8 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch.runtime import cli
+from chef_fusion import tasks as chef
+from launch.runtime import answering, cli
 from launch.runtime.images import grid, save_png, to_uint8
 from launch.runtime.setup import use_compilation_cache
 from rcg import generate as chain
@@ -138,6 +149,12 @@ def clear(out: str) -> None:
                 os.remove(os.path.join(out, name))
 
 
+def of_rcg(values: flags.FlagValues) -> None:
+    """Fills in what the flags leave open."""
+    values.cfg_scale = 0.0 if values.cfg_scale is None else values.cfg_scale
+    values.temperature = 6.0 if values.temperature is None else values.temperature
+
+
 def main(argv: list[str]) -> int:
     def define(values: flags.FlagValues) -> None:
         define_in = {"flag_values": values}
@@ -145,27 +162,35 @@ def main(argv: list[str]) -> int:
         for name in chain.KINDS:
             text = f"{name}: a component's folder, or a stage of --workdir"
             flags.DEFINE_string(f"components.{name}", None, text, **define_in)
-        flags.DEFINE_enum("task", "generate", list(NUM), "what to make", **define_in)
+        flags.DEFINE_enum("task", "generate", [*NUM, *chef.TASKS], "what to make", **define_in)
+        flags.DEFINE_string("prompt", "", "what to go on from, or to answer", **define_in)
         flags.DEFINE_integer("num", 0, f"how many (of each); by default {NUM}", lower_bound=0, **define_in)
         flags.DEFINE_multi_string("image", [], "an image file; may be given more than once", **define_in)
         flags.DEFINE_list("labels", [], "classes, as 0,1,2", **define_in)
         flags.DEFINE_integer("seed", 0, "decides every draw", **define_in)
-        flags.DEFINE_float("cfg_scale", 0.0, "guidance, 0: off", **define_in)
+        scale = "guidance, 0: off; by default 0 for RCG, 7.5 for ChefFusion's pictures"
+        flags.DEFINE_float("cfg_scale", None, scale, **define_in)
         flags.DEFINE_integer("rdm_steps", 250, "DDIM steps", **define_in)
         flags.DEFINE_float("eta", 1.0, "DDIM noise, 0..1", **define_in)
         ends = ["published", "clean"]
         flags.DEFINE_enum("ddim_end", "published", ends, "clean: DDIM ends at no noise at all", **define_in)
         flags.DEFINE_integer("mage_steps", 20, "decoding steps", **define_in)
-        flags.DEFINE_float("temperature", 6.0, "of the decoding", **define_in)
+        decoding = "of the decoding; by default 6 for RCG, 0 (the likeliest words) for ChefFusion"
+        flags.DEFINE_float("temperature", None, decoding, **define_in)
         flags.DEFINE_bool("standardise", False, "interpolate: bring mixtures to unit deviation", **define_in)
         flags.DEFINE_integer(
             "batch_size", 0, f"images at once, 0: {chain.BATCH} at most", lower_bound=0, **define_in
         )
         flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "to compute in", **define_in)
         flags.DEFINE_string("out", None, "folder to write to", **define_in)
+        answering.define(values)
 
     values = cli.parse(argv, define, __doc__)
     out, task = cli.required(values, "out"), values.task
+    if task in chef.TASKS:
+        print(answering.answer(values, out, task, values.prompt, values.image))
+        return 0
+    of_rcg(values)
     paths = component_paths(values, task)
     if values.workdir:
         use_compilation_cache(ConfigDict({"compilation_cache": ""}), os.path.join(values.workdir, task))

@@ -5,6 +5,7 @@ torch extra. Arrays are read when used, so that a file larger than what is used 
 """
 
 import argparse
+import json
 import os
 import pickle
 from collections.abc import Iterator, Mapping
@@ -18,20 +19,44 @@ from safetensors.numpy import save_file
 from rcg.errors import UserError
 
 CONTAINERS = ("teacher", "state_dict", "model")  # where checkpoints keep the weights, first match wins
+DTYPES = {  # safetensors' names
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
 PICKLES = (".pth", ".pt", ".ckpt", ".bin", ".tar")
 
 
 class _SafeTensors(Mapping):
-    """A safetensors file; arrays are read when asked for."""
+    """A safetensors file. Arrays are views of the file: what of them is not used is not read, and what was
+    used can be dropped from memory."""
 
     def __init__(self, path: str):
-        self._file = safe_open(path, framework="numpy")
-        self._names = list(self._file.keys())
+        with safe_open(path, framework="numpy") as file:  # refuses damaged and overlapping entries
+            self._names = list(file.keys())
+        with open(path, "rb") as f:
+            size = int.from_bytes(f.read(8), "little")
+            self._entries = json.loads(f.read(size))
+        self._path, self._start = path, 8 + size
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
-        return self._file.get_tensor(name)
+        entry = self._entries[name]
+        dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
+        if 0 in shape:
+            return np.zeros(shape, dtype)
+        offset = self._start + entry["data_offsets"][0]
+        # a bfloat16 memmap is none to numpy: map bytes, then look at them so
+        held = np.memmap(self._path, np.uint8, "r", offset, (int(np.prod(shape)) * dtype.itemsize,))
+        return np.asarray(held).view(dtype).reshape(shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -47,8 +47,8 @@ def get_config(arg: str = "") -> ConfigDict:
         c.method.update(sample_steps=20, scheduler="dpmpp", cfg_scale=3.0, eval_samples=32)
         c.data.image_size = 64
         c.data.target_text = "visible"
-        c.batch_size = 16
-        c.total_steps = 2000
+        c.batch_size = 8
+        c.total_steps = 2500
         c.optimizer.learning_rate = 5e-4
         c.optimizer.warmup_steps = 100
         c.optimizer.schedule = "cosine"

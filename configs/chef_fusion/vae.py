@@ -37,9 +37,9 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.b1 = 0.5
     c.ema.decay = 0.999
     if arg.variant == "small" or arg.runlocal:
-        c.model.update(block_out_channels=(32, 64, 64), layers_per_block=1, norm_num_groups=8)
+        c.model.update(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8)
         c.data.image_size = 64
-        c.batch_size = 16
+        c.batch_size = 8
         c.total_steps = 2000
         c.optimizer.learning_rate = 1e-3
         c.optimizer.b1 = 0.9

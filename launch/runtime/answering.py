@@ -1,0 +1,115 @@
+"""What sampling and chat share: ChefFusion from flags, answers as text on the screen and files beside it."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from PIL import Image
+
+from chef_fusion import decoding, generate, tasks
+from launch.runtime.images import save_png
+from rcg.data import DecodeError, decode
+from rcg.errors import UserError
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of ChefFusion's answers."""
+    define_in = {"flag_values": values}
+    for name in generate.KINDS:
+        text = f"{name}: a component's folder, where --workdir does not say"
+        flags.DEFINE_string(f"components.{name}", None, text, **define_in)
+    flags.DEFINE_integer("max_words", 256, "tokens an answer may have", lower_bound=1, **define_in)
+    flags.DEFINE_integer("top_k", 0, "choose among so many tokens, 0: all", lower_bound=0, **define_in)
+    flags.DEFINE_float("top_p", 1.0, "choose among the fewest tokens of this probability", **define_in)
+    flags.DEFINE_float("repetition_penalty", 1.0, "above 1: what was said is less likely", **define_in)
+    pictures = "auto: as the model decides; force, forbid"
+    flags.DEFINE_enum("pictures", "auto", list(tasks.PICTURES), pictures, **define_in)
+    flags.DEFINE_float("image_bias", 0.0, "added to the logit of a picture: above 0 for more", **define_in)
+    flags.DEFINE_float("image_scale", 1.0, "the published code's knob for pictures, above 1", **define_in)
+    flags.DEFINE_integer("steps", 50, "denoising steps of a picture", lower_bound=1, **define_in)
+    flags.DEFINE_string("scheduler", "pndm", "pndm, ddim, dpmpp, euler", **define_in)
+    flags.DEFINE_string("negative", "", "what a picture should not show", **define_in)
+    flags.DEFINE_integer("height", 0, "of a picture, 0: the usual size", lower_bound=0, **define_in)
+    flags.DEFINE_integer("width", 0, "of a picture, 0: the usual size", lower_bound=0, **define_in)
+
+
+def load(values: flags.FlagValues, images: bool = True) -> generate.Chef:
+    """The model that --workdir and the --components.* name."""
+    named = {name: values[f"components.{name}"].value for name in generate.KINDS}
+    paths = generate.find(values.workdir) if values.workdir else {}
+    paths |= {name: path for name, path in named.items() if path}
+    if not paths:
+        raise UserError("--workdir=<a ChefFusion run's folder> is needed, or --components.<name>=<path>")
+    return generate.load(paths, dtype=values.dtype, images=images)
+
+
+def settings(values: flags.FlagValues) -> tasks.Settings:
+    """How an answer is made; without --temperature greedily, without --cfg_scale at 7.5."""
+    sampling = decoding.sampling(
+        values.temperature or 0.0, values.top_k, values.top_p, values.repetition_penalty
+    )
+    names = ("max_words", "pictures", "image_bias", "image_scale", "steps", "scheduler", "negative")
+    given = {name: values[name].value for name in (*names, "height", "width")}
+    scale = 7.5 if values.cfg_scale is None else values.cfg_scale
+    return tasks.Settings(sampling=sampling, cfg_scale=scale, **given)
+
+
+def read_photo(path: str) -> Image.Image:
+    """Raises UserError: no such file, or not a picture."""
+    try:
+        with open(path, "rb") as f:
+            return decode(f.read())
+    except OSError as error:
+        raise UserError(f"--image={path}: {error.strerror}") from error
+    except DecodeError as error:
+        raise UserError(f"--image={path} can't be read as a picture ({error})") from error
+
+
+def shown(message: dict[str, Any], folder: str, prefix: str) -> tuple[str, list[str]]:
+    """A message's text, pictures as [file]; they are written to the folder. (text, files)"""
+    lines, files = [], []
+    for part in message["content"]:
+        if isinstance(part, np.ndarray):
+            path = os.path.join(folder, f"{prefix}{len(files):02d}.png")
+            save_png(path, part)
+            files.append(path)
+            lines.append(f"[{path}]")
+        else:
+            lines.append(part)
+    return "\n".join(lines), files
+
+
+def answer(values: flags.FlagValues, out: str, task: str, prompt: str, images: Sequence[str]) -> str:
+    """Answers once; writes answer.json and pictures to `out`. Returns the text to show."""
+    content: list[Any] = [read_photo(path) for path in images]
+    if prompt:
+        content.append(prompt)
+    messages = [{"role": "user", "content": content}]
+    tasks.prompt_of(messages, task)  # what is missing is said before anything is loaded
+    chef = load(values, images=task not in ("t2t", "i2t"))
+    started = time.perf_counter()
+    made = tasks.reply(chef, messages, jax.random.key(values.seed), task=task, settings=settings(values))
+    seconds = time.perf_counter() - started
+    os.makedirs(out, exist_ok=True)
+    text, files = shown(made, out, "picture_")
+    words = [part for part in made["content"] if isinstance(part, str)]
+    about = {
+        "task": task,
+        "prompt": prompt,
+        "images": list(images),
+        "text": "\n".join(words),
+        "recipe": made["recipe"],
+        "pictures": files,
+        "complete": made["complete"],
+        "seed": values.seed,
+        "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+        "seconds": round(seconds, 3),
+    }
+    with open(os.path.join(out, "answer.json"), "w", encoding="utf-8") as f:
+        json.dump(about, f, indent=2, ensure_ascii=False)
+    return text

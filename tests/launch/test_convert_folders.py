@@ -1,0 +1,106 @@
+"""launch.convert on what transformers, diffusers and the ChefFusion authors publish."""
+
+import json
+import os
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from chef_fusion import checkpoints
+from chef_fusion.backbones import published
+from launch import convert
+from rcg import component, weight_files
+from rcg.errors import UserError
+from tests.reference.parity import under
+from tests.reference.tiny_chef import FIRST, trained
+
+pytest.importorskip("torch")
+
+
+def run(*flags):
+    return convert.main(["convert", *flags])
+
+
+@pytest.fixture
+def chef(shared):
+    return shared / "golden/chef_fusion"
+
+
+@pytest.mark.parametrize("file", ["ckpt_gill/pretrained_ckpt.pth.tar", "ckpt_chef_training/ckpt.pth.tar"])
+def test_joints(chef, golden, tmp_path, file):
+    """Pruned and not, with and without GILL's retrieval head: the recorded weights, rounded to bfloat16."""
+    out = str(tmp_path / "joints")
+    assert run("--kind=chef_fusion", f"--source={chef / file}", f"--out={out}") == 0
+    made = component.load(out, "chef_fusion")
+    assert made.architecture["image_first"] == FIRST
+    arrays = under(golden("chef_fusion/chef_model"), "param/")
+    back = str(tmp_path / "back.safetensors")
+    assert run("--export", f"--source={out}", f"--out={back}") == 0
+    exported = weight_files.read(back)
+    expected = trained(arrays)
+    if "gill" in file:
+        expected |= {name: arrays[name] for name in checkpoints.GILL_ONLY}
+    assert set(exported) == set(expected)
+    for name, value in expected.items():
+        rounded = value.astype(ml_dtypes.bfloat16)
+        assert exported[name].dtype == rounded.dtype and np.array_equal(exported[name], rounded), name
+
+
+def test_joints_that_are_none(chef, tmp_path):
+    out = f"--out={tmp_path / 'out'}"
+    source = tmp_path / "pretrained_ckpt.safetensors"
+    arrays = dict(weight_files.read(str(chef / "ckpt_gill/pretrained_ckpt.pth.tar")))
+    arrays["model.surprise"] = np.zeros(3, np.float32)
+    missing = arrays.pop("model.visual_embeddings.bias")
+    weight_files.write(str(source), arrays)
+    with pytest.raises(UserError, match="missing model.visual_embeddings.bias; unused model.surprise"):
+        run("--kind=chef_fusion", f"--source={source}", out)
+    arrays = {"model.input_embeddings.weight": missing[None]}
+    weight_files.write(str(source), arrays)
+    with pytest.raises(UserError, match="does not hold ChefFusion's joints"):
+        run("--kind=chef_fusion", f"--source={source}", out)
+    shutil.copy(chef / "ckpt_gill/pretrained_ckpt.pth.tar", tmp_path)
+    (tmp_path / "model_args.json").write_text(json.dumps({"text_fc_mode": "linear"}))
+    with pytest.raises(UserError, match="text_fc_mode linear"):
+        run("--kind=chef_fusion", f"--source={tmp_path / 'pretrained_ckpt.pth.tar'}", out)
+    assert not os.path.exists(tmp_path / "out")
+
+
+def test_every_key_of_the_published_joints_is_used_once(shared):
+    manifest = json.loads((shared / "reference/manifests/gill_trainables.json").read_text())
+    arrays = {
+        name: np.broadcast_to(np.zeros((), ml_dtypes.bfloat16), about["shape"])
+        for name, about in manifest["tensors"].items()
+    }
+    told = checkpoints.read_arguments(str(shared / "reference/configs"))
+    made = checkpoints.convert(arrays, "gill", told)
+    assert made.architecture["image_first"] == 50266 and made.architecture["embed_dim"] == 4096
+    exported = checkpoints.publish(made)
+    assert set(exported) == set(arrays)
+    assert all(exported[name].shape == arrays[name].shape for name in arrays)
+    print(f"{len(arrays)} arrays, each used once")
+
+
+def test_folders_and_tokenizers(chef, shared, tmp_path):
+    lm, sd = str(tmp_path / "lm"), str(tmp_path / "sd")
+    assert run("--kind=opt", f"--source={chef / 'hf_opt_sharded'}", f"--out={lm}") == 0
+    assert component.describe(lm, "opt").tokenizer == ""
+    with pytest.raises(
+        UserError, match="the tokenizer has 50265 tokens, but the network's embedding 96 rows"
+    ):
+        tokenizer = f"--text_tokenizer={shared / 'tokenizers/opt'}"
+        run("--kind=opt", f"--source={chef / 'hf_opt_sharded'}", f"--out={lm}2", tokenizer)
+    assert not os.path.exists(lm + "2")
+    assert run("--kind=stable_diffusion", f"--source={chef / 'hf_sd'}", f"--out={sd}") == 0
+    made = component.load(sd, "stable_diffusion")
+    again = published.read("stable_diffusion", str(chef / "hf_sd"))
+    assert made.content_hash == component.content_hash(again.variables)
+    back = str(tmp_path / "published")
+    assert run("--export", f"--source={sd}", f"--out={back}") == 0
+    assert sorted(os.listdir(back)) == ["model_index.json", "scheduler", "text_encoder", "unet", "vae"]
+    with pytest.raises(UserError, match="exists and is not empty"):
+        run("--export", f"--source={sd}", f"--out={back}")
+    with pytest.raises(UserError, match="no folder unet|has no folder"):
+        run("--kind=stable_diffusion", f"--source={chef / 'hf_opt_sharded'}", f"--out={tmp_path / 'x'}")
