@@ -1,8 +1,9 @@
 """Text <-> token ids of the two tokenizers: the language model's and the image generator's."""
 
 import dataclasses
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -111,3 +112,69 @@ class CaptionTokenizer:
             words = [begin, *words[: self.length - 2]]
             row[: len(words)] = words
         return rows
+
+
+# --- tokenizers of one's own
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # OPT's first four ids
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's last two
+LETTERS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+def train(kind: str, texts: Iterable[str], vocab_size: int, folder: str) -> int:
+    """Learns a byte-level BPE tokenizer and writes its folder, which transformers reads.
+
+    Args:
+      kind: "opt" (case kept, "</s>" before a text) or "clip" (lower case, words end in "</w>").
+      vocab_size: at most so many tokens, special ones included; at least 260 (opt) or 514 (clip).
+
+    Returns:
+      How many tokens there are.
+
+    Raises:
+      UserError: an unknown kind, or too few tokens.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    if kind not in ("opt", "clip"):
+        raise UserError(f'tokenizer kind "{kind}" is not one of opt, clip')
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    least = 260 if kind == "opt" else 514
+    if vocab_size < least:
+        raise UserError(f"a tokenizer of kind {kind} needs at least {least} tokens, not {vocab_size}")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if kind == "opt":
+        made = Tokenizer(models.BPE())
+        made.pre_tokenizer = byte_level
+        made.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL),
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        made.train_from_iterator(texts, trainer)
+        special = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    else:
+        made = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
+        spaces = normalizers.Replace(Regex(r"\s+"), " ")
+        made.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+        words = pre_tokenizers.Split(Regex(LETTERS), "removed", invert=True)
+        made.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
+        made.decoder = decoders.BPEDecoder(suffix="</w>")
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size - 2,
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        )
+        every = [bytes([b]).decode("latin-1") for b in range(33, 127)]  # each letter also ends a word
+        made.train_from_iterator([*texts, *every], trainer)
+        made.add_special_tokens([BEGIN, END])
+        special = {"bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": END}
+    os.makedirs(folder, exist_ok=True)
+    made.save(os.path.join(folder, "tokenizer.json"))
+    about = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False} | special
+    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:
+        json.dump(about, f, indent=2)
+    return made.get_vocab_size()

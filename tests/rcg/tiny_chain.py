@@ -32,6 +32,11 @@ MAGE = {"variant": "tiny", "num_tokens": 16, "codebook_size": 16, "class_slots":
 
 
 def _variables(module, inputs):
+    """See `filled`."""
+    return filled(jax.eval_shape(module.init, jax.random.key(0), *inputs))
+
+
+def filled(abstract):
     """Random, without compiling `init`; large enough that each input shows in the output."""
     draw = np.random.default_rng(0)
 
@@ -43,7 +48,6 @@ def _variables(module, inputs):
             return np.ones(leaf.shape, leaf.dtype)
         return draw.normal(0, 0.4, leaf.shape).astype(leaf.dtype)
 
-    abstract = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     return jax.tree.map_with_path(fill, abstract)
 
 

@@ -1,0 +1,228 @@
+"""Sources of recipes with photos, and the batches made of them."""
+
+import csv
+import gzip
+import json
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from chef_fusion import data, recipes, texts
+from chef_fusion.data import Texts, open_recipes, recipe_dataset
+from configs.chef_fusion import sources
+from rcg.data import BadRecords
+from rcg.errors import UserError
+from tests.chef_fusion import tiny_kitchen
+
+
+def image_id(i):
+    return f"{i:x}".rjust(10, "0") + ".jpg"
+
+
+def save_image(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=95)
+
+
+def record(i, partition="train"):
+    lines = {"ingredients": [{"text": f"{i} apples (red)"}], "instructions": [{"text": "Bake!"}]}
+    return {"id": f"r{i}", "title": f"Pie {i}", "partition": partition, "url": "", **lines}
+
+
+@pytest.fixture
+def recipe1m(tmp_path):
+    """Five recipes to train on: 0 with three photos, 1 with one, 2 with none, 3 damaged, 4 not in layer2."""
+    layer1 = [record(i) for i in range(5)] + [record(9, "val")]
+    photos = {0: [0, 1, 2], 1: [16], 2: [], 3: [48], 9: [99]}
+    layer2 = [
+        {"id": f"r{i}", "images": [{"id": image_id(p), "url": ""} for p in own]} for i, own in photos.items()
+    ]
+    (tmp_path / "layer1.json").write_text(json.dumps(layer1))
+    (tmp_path / "layer2.json").write_text(json.dumps(layer2))
+    detected = {"id": "r1", "ingredients": [{"text": "apple"}, {"text": "noise"}], "valid": [True, False]}
+    (tmp_path / "det_ingrs.json").write_text(json.dumps([detected]))
+    for i, own in photos.items():
+        for p in own:
+            name = image_id(p)
+            save_image(tmp_path / "images" / ("val" if i == 9 else "train") / "/".join(name[:4]) / name, p)
+    (tmp_path / "images/train/0/0/0/0" / image_id(48)).write_bytes(b"\xff\xd8 cut off")
+    return tmp_path
+
+
+def config(path, source="recipe1m", size=16):
+    c = sources.recipes(str(path), source, size)
+    c.max_bad_fraction = 0.9
+    return c
+
+
+def test_recipe1m(recipe1m, caplog):
+    with caplog.at_level(logging.INFO):
+        found = open_recipes(config(recipe1m), "train")
+    assert "2 recipes without an image" in caplog.text and "5 recipes" in caplog.text
+    assert found.num_recipes == 3 and len(found) == 5
+    assert [found.of_photo(p) for p in range(5)] == [0, 0, 0, 1, 2]
+    assert [found.choose(0, d) for d in (0, 0.34, 0.99)] == [0, 1, 2]
+    assert found.text(0) == recipes.caption(found.recipe(0)) and found.recipe(0).title == "Pie 0"
+    assert found.recipe(1).detected == ("apple",)
+    assert open_recipes(config(recipe1m), "val").num_recipes == 1
+
+
+def test_an_epoch_shows_each_recipe_once_by_a_photo_drawn_anew(recipe1m):
+    c = config(recipe1m)
+    dataset = recipe_dataset(lambda split: open_recipes(c, split), c, lambda r, split: Texts(r, None, None))
+    iterator = iter(dataset("train", 3, 0, 0, 1))
+    chosen, bad = set(), BadRecords(open_recipes(c, "train"), 0.9)
+    for _ in range(12):
+        batch = next(iterator)
+        bad.update(batch["bad"], batch["bad_index"])
+        assert set(batch["recipe"]) <= {0, 1} and len(batch["recipe"]) == 3  # 2 is damaged: another for it
+        chosen |= {int(p) for p, r in zip(batch["label"], batch["recipe"], strict=True) if r == 0}
+    assert chosen == {0, 1, 2}
+    again = iter(dataset("train", 3, 0, 0, 1))
+    for _ in range(5):
+        next(again)
+    state, ahead = again.get_state(), [next(again)["label"] for _ in range(4)]
+    fresh = iter(dataset("train", 3, 0, 0, 1))
+    fresh.set_state(state)
+    assert all(np.array_equal(next(fresh)["label"], labels) for labels in ahead)
+    assert bad.state()["bad"] == [4]
+
+
+def test_two_shards_are_one_batch(recipe1m):
+    c = config(recipe1m)
+    dataset = recipe_dataset(lambda split: open_recipes(c, split), c, lambda r, split: Texts(r, None, None))
+    whole = iter(dataset("train", 4, 0, 0, 1))
+    halves = [iter(dataset("train", 2, 0, i, 2)) for i in range(2)]
+    for _ in range(4):
+        one, parts = next(whole)["label"], [next(half)["label"] for half in halves]
+        assert np.array_equal(one, np.stack(parts, axis=1).reshape(-1))
+
+
+def test_published_tsv(recipe1m, shared):
+    with open(recipe1m / "train.tsv", "w", newline="") as f:
+        writer = csv.writer(f, delimiter="\t")
+        writer.writerow(["caption", "image"])
+        writer.writerow(
+            [recipes.caption(recipes.Recipe('The "best" pie', ("1 apple",), ("bake.",))), image_id(0)]
+        )
+    found = open_recipes(config(recipe1m, "recipe_tsv"), "train")
+    assert found.num_recipes == 1 and found.recipe(0).title == 'The "best" pie'
+    assert found.name(0).endswith(f"0/0/0/0/{image_id(0)}")
+    for case in json.loads((shared / "golden/chef_fusion/dataset_paths.json").read_text()):
+        assert data._image_path("", "{nested}", "train", case["image"]) == case["path"]
+    (recipe1m / "train.tsv").write_text("caption image\na b\n")
+    with pytest.raises(UserError, match="not caption and image with a tab"):
+        open_recipes(config(recipe1m, "recipe_tsv"), "train")
+
+
+def test_json_lines(tmp_path):
+    save_image(tmp_path / "photos/a.jpg", 1)
+    good = {"title": "Soup", "ingredients": ["1 leek"], "instructions": ["Boil."], "images": ["photos/a.jpg"]}
+    lines = [good, good | {"images": []}, good | {"images": ["../../etc/passwd"]}]
+    with gzip.open(tmp_path / "train.jsonl.gz", "wt") as f:
+        f.write("\n".join(map(json.dumps, lines)))
+    found = open_recipes(config(tmp_path, "recipe_jsonl"), "train")
+    assert found.num_recipes == 1 and found.recipe(0).ingredients == ("1 leek",)
+    (tmp_path / "val.jsonl").write_text(json.dumps(good) + "\n{oops\n")
+    with pytest.raises(UserError, match=r"val.jsonl, line 2 is no JSON"):
+        open_recipes(config(tmp_path, "recipe_jsonl"), "val")
+    (tmp_path / "val.jsonl").write_text(json.dumps({"images": ["photos/a.jpg"]}))
+    with pytest.raises(UserError, match=r"line 1: it has no title"):
+        open_recipes(config(tmp_path, "recipe_jsonl"), "val")
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda root: (root / "layer2.json").unlink(), "can't read .*layer2.json"),
+        (lambda root: (root / "layer1.json").write_text("[{"), "layer1.json is damaged"),
+        (lambda root: (root / "layer1.json").write_text("[3]"), "no list of objects"),
+        (lambda root: (root / "layer2.json").write_text("[]"), "no recipe with an image"),
+        (lambda root: (root / "images").rename(root / "pictures"), "no image 0000000000.jpg under"),
+    ],
+)
+def test_damaged_recipe1m(recipe1m, damage, message):
+    damage(recipe1m)
+    with pytest.raises(UserError, match=message):
+        open_recipes(config(recipe1m), "train")
+    with pytest.raises(UserError, match='split "holiday"|can\'t read|damaged|no list'):
+        open_recipes(config(recipe1m), "holiday")
+
+
+def test_image_ids_stay_in_their_folder(recipe1m):
+    hostile = ["../../../../etc/passwd", "/etc/passwd", "a/b.jpg", "....jpg", "x", 3, None, "ab\0cd.jpg"]
+    layer2 = [{"id": "r0", "images": [{"id": name} for name in [*hostile, image_id(0)]]}]
+    (recipe1m / "layer2.json").write_text(json.dumps(layer2))
+    found = open_recipes(config(recipe1m), "train")
+    assert len(found) == 1 and found.name(0).endswith(image_id(0))
+
+
+def test_kitchen_recipes():
+    c = config("", "recipes_kitchen")
+    c.num_records = 100
+    found = open_recipes(c, "train")
+    assert found.num_recipes == 100 and found[3]["image"].shape == (16, 16, 3)
+    assert recipes.parse(found.text(3)).title == found.recipe(3).title
+    assert set(found.recipe(3).detected)
+    assert open_recipes(c, "val").num_recipes == 64
+
+
+def test_texts_are_packed_whole_and_in_windows(tmp_path):
+    (tmp_path / "a.jsonl").write_text(
+        "\n".join(json.dumps({"text": f"text {i} " * (i % 7 + 1)}) for i in range(40))
+    )
+    c = sources.texts(str(tmp_path))
+    c.eval_every = 10
+    train, held_out = texts.open_texts(c, "train"), texts.open_texts(c, "eval")
+    assert len(train) == 36 and len(held_out) == 4 and held_out[1].startswith("text 10")
+    stream = texts.packed(train, lambda batch: [[len(word) for word in text.split()] for text in batch], 2)
+    assert (stream == 2).sum() >= 36
+    settings = {"split": "train", "batch_size": 4, "seed": 0, "shard_index": 0, "shard_count": 1}
+    windows = iter(texts.token_batches(stream, 8, **settings))
+    count = (len(stream) - 1) // 8
+    seen = np.concatenate([next(windows)["tokens"] for _ in range(-(-count // 4))])
+    assert seen.shape[1] == 8
+    starts = {tuple(stream[i : i + 8]) for i in range(len(stream) - 7)}
+    assert all(tuple(row) in starts for row in seen)
+    one_pass = list(iter(texts.token_batches(stream, 8, **settings | {"split": "eval"})))
+    mask = np.concatenate([b["mask"] for b in one_pass]) > 0
+    tokens = np.concatenate([b["tokens"] for b in one_pass])[mask]
+    assert np.array_equal(tokens.ravel(), stream[: len(stream) // 8 * 8])
+    c.path = str(tmp_path / "nothing")
+    with pytest.raises(UserError, match="no .jsonl file"):
+        texts.open_texts(c, "train")
+
+
+def test_tokenizers_of_ones_own(tmp_path):
+    from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
+
+    language, caption = tiny_kitchen.tokenizers(tmp_path)
+    lm = LanguageTokenizer.load(language, 560, 3)
+    assert (lm.bos, lm.pad, lm.eos) == (2, 1, 2)
+    for text in (*tiny_kitchen.texts(5), "Crème brûlée — ½ cup, 湯\n"):
+        ids = lm.ids(text, bos=True)
+        assert ids[0] == 2 and max(ids) < 560 and lm.text(ids) == text
+    captions = CaptionTokenizer.load(caption, 12)
+    rows = captions(["Tomato SOUP", "", "a b c d e f g h i j k l m n o p"])
+    begin, end = captions.tokenizer.bos_token_id, captions.tokenizer.eos_token_id
+    assert rows.shape == (3, 12) and (rows[:, 0] == begin).all() and (rows[:, -1] == end).all()
+    assert (rows[1, 1:] == end).all() and begin == captions.vocabulary - 2
+    assert captions.tokenizer.decode(rows[0], skip_special_tokens=True).strip() == "tomato soup"
+    assert np.array_equal(captions(["tomato   soup"])[0], rows[0])
+
+
+def test_real_recipes(shared):
+    """Every recipe of the real set opens, reads and fits its text form."""
+    total = 0
+    for split, expected in (("train", 261), ("val", 31), ("test", 37)):
+        found = open_recipes(config(shared / "data/recipes"), split)
+        assert found.num_recipes == expected
+        for i in range(found.num_recipes):
+            parsed = recipes.parse(found.text(i))
+            cleaned = recipes.clean(found.recipe(i))
+            assert parsed.ingredients == cleaned.ingredients and parsed.instructions == cleaned.instructions
+            total += 1
+    print(f"{total} captions parse back to their recipes")

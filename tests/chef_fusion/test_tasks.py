@@ -1,0 +1,183 @@
+"""Messages in, messages out: every task, the picture decision, batches, streaming, what is missing."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import chef_fusion
+from chef_fusion import decoding, generate, recipes, tasks
+from chef_fusion.decoding import ImageDecision
+from rcg.errors import UserError
+from tests.chef_fusion import tiny_kitchen
+
+KEY = jax.random.key(0)
+QUICK = tasks.Settings(max_words=12, steps=2, scheduler="dpmpp", cfg_scale=2.0, height=16, width=16)
+PHOTO = tiny_kitchen.photo()
+
+
+@pytest.fixture(scope="module")
+def chef(tmp_path_factory):
+    return chef_fusion.load(tiny_kitchen.build(tmp_path_factory.mktemp("chef")))
+
+
+def user(*content):
+    return [{"role": "user", "content": list(content)}]
+
+
+def test_every_task_answers(chef):
+    title = f"{recipes.TITLE} Tomato Pizza"
+    asked = {
+        "t2t": user(title),
+        "i2t": user(PHOTO),
+        "it2t": user(PHOTO, "What is on it?"),
+        "t2i": user(title),
+        "t2ti": user(title),
+        "dialogue": user("What can I cook with peas?"),
+    }
+    assert asked.keys() == tasks.TASKS.keys()
+    for task, messages in asked.items():
+        made = chef_fusion.reply(chef, messages, KEY, task=task, settings=QUICK)
+        assert made["role"] == "assistant" and made["task"] == task
+        pictures = [part for part in made["content"] if not isinstance(part, str)]
+        assert len(pictures) == (task == "t2i") or task in ("t2ti", "it2t", "dialogue")
+        assert all(p.shape == (16, 16, 3) and p.dtype == np.uint8 for p in pictures)
+
+
+def test_what_messages_look_like_says_the_task():
+    words, photo, recipe = "Is it spicy?", PHOTO, f"{recipes.TITLE} Soup"
+    assert tasks.task_of(user(photo)) == "i2t"
+    assert tasks.task_of(user(photo, words)) == "it2t"
+    assert tasks.task_of(user(recipe)) == "t2ti"
+    assert tasks.task_of(user(words)) == "dialogue"
+    assert (
+        tasks.task_of([*user(photo), {"role": "assistant", "content": "Soup."}, *user(words)]) == "dialogue"
+    )
+
+
+def test_a_conversation_keeps_its_photos_in_place():
+    turns = [*user(PHOTO, "What is it?"), {"role": "assistant", "content": ["Soup.", PHOTO]}, *user("Hot?")]
+    parts = tasks.prompt_of(turns, "dialogue")
+    shown = ["photo" if not isinstance(part, str) else part for part in parts]
+    assert shown == ["photo", "Q: What is it?\nA:", "photo", " Soup.\n", "Q: Hot?\nA:"]
+
+
+def test_pictures_are_forced_and_forbidden(chef):
+    messages = user(f"{recipes.TITLE} Pea Soup")
+    forced = dataclasses.replace(QUICK, pictures="force")
+    made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=forced)
+    assert [isinstance(part, str) for part in made["content"]] == [False] and made["complete"]
+    for bias in (0.0, 1e9):
+        forbidden = dataclasses.replace(QUICK, pictures="forbid", image_bias=bias)
+        made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=forbidden)
+        assert all(isinstance(part, str) for part in made["content"])
+    eager = dataclasses.replace(QUICK, image_bias=1e9)
+    made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=eager)
+    assert not isinstance(made["content"][-1], str)
+
+
+def test_a_run_of_image_tokens_is_whole_and_its_states_are_those_of_one_pass(chef):
+    prompt = [PHOTO, f"{recipes.TITLE} Pizza"]
+    images = ImageDecision(bias=np.inf, min_words=4, max_images=2)
+    draft = generate.write(chef, [prompt], KEY, max_words=8, images=images)[0]
+    first, m = chef.model.joints.image_first, chef.model.joints.num_image_tokens
+    run = list(range(first, first + m))
+    assert list(draft.ids[4 : 4 + m]) == run and list(draft.ids[4 + m : 4 + 2 * m]) == run
+    assert sum(i >= first for i in draft.ids) == 2 * m and len(draft.pieces) == 3
+    state, _ = generate.begin(chef, [prompt], 8, decoding.sampling())
+    rows = chef.model.rows(chef.params)
+    ids = generate.prompt_ids(chef, prompt)
+    visual = chef.model.see(chef.params, chef.frozen, generate.to_pixels(chef, PHOTO)[None])[0]
+    lm, variables = chef.model.lm, chef.frozen["lm"]
+    parts = [visual[t[1]] if isinstance(t, tuple) else lm.embed(variables, rows, np.array(t)) for t in ids]
+    parts += list(lm.embed(variables, rows, np.array(draft.ids)))
+    hidden, _ = lm.opt.apply(variables, np.stack(parts)[None])
+    np.testing.assert_allclose(draft.states[0], hidden[0, len(ids) + 4 :][:m], rtol=2e-4, atol=2e-5)
+    expected = lm.logits(variables, rows, hidden)[0, len(ids) - 1, :first]
+    np.testing.assert_allclose(state.logits[0, :first], expected, rtol=2e-4, atol=2e-4)
+
+
+def test_a_batch_answers_as_one_by_one(chef):
+    prompts = [[PHOTO, "This is"], ["This is food title: a long one indeed"], [PHOTO, PHOTO, "x"]]
+    together = generate.write(chef, prompts, KEY, max_words=6)
+    for prompt, draft in zip(prompts, together, strict=True):
+        alone = generate.write(chef, [prompt], KEY, max_words=6)[0]
+        assert alone.ids == draft.ids
+
+
+def test_a_stream_ends_as_the_whole(chef):
+    settings = decoding.sampling(temperature=1.0, top_p=0.9, top_k=50, repetition_penalty=1.2)
+    options = {"max_words": 20, "settings": settings, "images": ImageDecision(max_images=2)}
+    *parts, last = generate.stream(chef, [["This is food"]], KEY, chunk=3, **options)
+    whole = generate.write(chef, [["This is food"]], KEY, **options)[0]
+    assert last[0].ids == whole.ids and last[0].pieces == whole.pieces
+    assert len(parts) > 3 and all(last[0].ids[: len(p[0].ids)] == p[0].ids for p in parts)
+
+
+def test_another_length_compiles_nothing_again(chef):
+    generate.write(chef, [["This is food title: one"]], KEY, max_words=5)
+    before = decoding.start._cache_size(), decoding.advance._cache_size()
+    generate.write(chef, [["This is food title: one two"]], KEY, max_words=7)
+    assert before == (decoding.start._cache_size(), decoding.advance._cache_size())
+
+
+def test_pictures_depend_on_the_seed_and_the_negative(chef):
+    states = np.random.default_rng(0).standard_normal((3, 3, 16)).astype(np.float32)
+    options = {"steps": 2, "scheduler": "euler", "height": 16, "width": 32}
+    one = generate.paint(chef, states, KEY, **options)
+    assert one.shape == (3, 16, 32, 3) and np.array_equal(one, generate.paint(chef, states, KEY, **options))
+    assert not np.array_equal(one, generate.paint(chef, states, jax.random.key(1), **options))
+    assert not np.array_equal(one, generate.paint(chef, states, KEY, negative="onion", **options))
+    with pytest.raises(UserError, match="both must be multiples of 4"):
+        generate.paint(chef, states, KEY, steps=1, height=18, width=16)
+
+
+def test_images_of_any_form_are_seen_alike(chef):
+    as_pil = Image.fromarray(PHOTO)
+    as_float = PHOTO / 255.0
+    pixels = [generate.to_pixels(chef, image) for image in (PHOTO, as_pil, as_float)]
+    assert all(np.array_equal(pixels[0], other) for other in pixels[1:])
+    assert generate.to_pixels(chef, as_pil.convert("L")).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    "task, content, message",
+    [
+        ("i2t", [], "needs an image"),
+        ("i2t", ["words"], "needs an image"),
+        ("it2t", [PHOTO], "needs text"),
+        ("t2i", [PHOTO], "needs text"),
+        ("t2t", ["  "], "the prompt is empty"),
+        ("dialogue", [7], "holds text and images, not int"),
+        ("juggle", ["x"], "is not one of t2t"),
+        ("t2t", ["pea soup " * 200], "context is 160; shorten it"),
+    ],
+)
+def test_what_is_missing_is_said(chef, task, content, message):
+    with pytest.raises(UserError, match=message):
+        chef_fusion.reply(chef, user(*content), KEY, task=task, settings=QUICK)
+
+
+def test_networks_that_do_not_fit(tmp_path):
+    from rcg import component
+
+    paths = tiny_kitchen.build(tmp_path)
+    with pytest.raises(UserError, match="needs the component vision"):
+        chef_fusion.load({k: v for k, v in paths.items() if k != "vision"})
+    joints = component.load(paths["joints"])
+    for fields, message in (
+        ({"embed_dim": 8}, "embed_dim is 8, but the language model's"),
+        ({"image_first": 300}, r"the tokenizer has \d+ tokens, but \[IMG0\] is number 300"),
+        ({"image_first": 9999}, "has only 560 rows before it"),
+        ({"out_dim": 5}, "set them to that"),
+    ):
+        other = dataclasses.replace(joints, architecture=joints.architecture | fields)
+        component.save(str(tmp_path / "other"), other)
+        with pytest.raises(UserError, match=message):
+            chef_fusion.load(paths | {"joints": str(tmp_path / "other")})
+    about = dataclasses.replace(joints, provenance={"components": {"lm": "0" * 64}})
+    component.save(str(tmp_path / "other"), about)
+    with pytest.raises(UserError, match="were trained on another lm"):
+        chef_fusion.load(paths | {"joints": str(tmp_path / "other")})
