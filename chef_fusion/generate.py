@@ -40,12 +40,13 @@ NO_IMAGES = ImageDecision(bias=-np.inf, max_images=0)
 @dataclasses.dataclass(frozen=True)
 class Chef:
     """Everything that answers: modules, the trained joints' `params`, the `frozen` networks' variables by
-    name ("lm", "vision", "stable_diffusion"), and the tokenizers. Without `sd` it only writes."""
+    name ("lm", "vision", "stable_diffusion"), and the tokenizers. Without `sd` it only writes; without
+    tokenizers, as of networks that are only planned, it does nothing."""
 
     model: chef_model.ChefFusion
     params: Mapping[str, Any]
     frozen: Mapping[str, Any]
-    language: LanguageTokenizer
+    language: LanguageTokenizer | None
     sd: pipeline.StableDiffusion | None = None
     captions: CaptionTokenizer | None = None
 
@@ -107,13 +108,15 @@ def load(source: str | Mapping[str, str], *, dtype: str = "auto", images: bool =
                 f"the joints were trained on another {name} than {paths[name]} (content "
                 f"{trained_on[name][:12]}, not {made.content_hash[:12]})"
             )
-    return assemble(
+    chef = assemble(
         {name: made for name, made in held.items() if name != "joints"},
         about.architecture,
         about.variables,
         {name: made.variables for name, made in held.items() if name != "joints"},
         options,
     )
+    needs_tokenizers(chef)
+    return chef
 
 
 def assemble(
@@ -129,13 +132,15 @@ def assemble(
       UserError: they do not.
     """
     joints = chef_model.build_joints(architecture)  # float32, as they were trained
-    language = LanguageTokenizer.load(components["lm"].tokenizer, joints.image_first, joints.num_image_tokens)
+    images = joints.image_first, joints.num_image_tokens
+    place = components["lm"].tokenizer
+    language = LanguageTokenizer.load(place, *images) if place else None
     model = chef_model.build(
         joints,
         opt.build(components["lm"].architecture, **options),
         clip.build(components["vision"].architecture, **options),
-        vocabulary=language.vocabulary,
-        pad_id=language.pad,
+        vocabulary=language.vocabulary if language else None,
+        pad_id=language.pad if language else 1,
     )
     if "stable_diffusion" not in components:
         return Chef(model, params, frozen, language)
@@ -146,8 +151,16 @@ def assemble(
             f"config.model.num_outputs and out_dim are {joints.num_outputs} and {joints.out_dim}, but the "
             f"image generator's text states are {wanted[0]} x {wanted[1]}; set them to that"
         )
-    captions = CaptionTokenizer.load(components["stable_diffusion"].tokenizer, sd.max_tokens)
+    place = components["stable_diffusion"].tokenizer
+    captions = CaptionTokenizer.load(place, sd.max_tokens) if place else None
     return Chef(model, params, frozen, language, sd, captions)
+
+
+def needs_tokenizers(chef: Chef) -> None:
+    """Raises UserError if a component came without its tokenizer."""
+    for name, tokenizer in (("lm", chef.language), ("stable_diffusion", chef.captions)):
+        if tokenizer is None and (name == "lm" or chef.sd is not None):
+            raise UserError(f"the component {name} has no tokenizer; convert it again with --text_tokenizer")
 
 
 # --- prompts

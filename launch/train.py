@@ -266,11 +266,12 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_bool(
             "dry_run", False, "print parameters, memory and FLOPs; touch no data", flag_values=values
         )
+        dry_run.define(values)
 
     values = cli.parse(argv, define, __doc__)
     config = cli.required(values, "config")
     if values.dry_run:
-        return dry_run.report(config)
+        return dry_run.report(config, dry_run.Hardware.of(values))
     return train(config, cli.required(values, "workdir"))
 
 

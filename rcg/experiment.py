@@ -42,6 +42,7 @@ class Experiment:
       constrain: (params, frozen) -> params, after every update: what an update must not change.
       compose: (exported variables, frozen) -> the component's, where it also holds frozen networks.
       tokenizer: folder of the tokenizer that goes with the component; "" for none.
+      flops_per_example: of a training step, by formula; 0: not known.
     """
 
     kind: str
@@ -57,6 +58,7 @@ class Experiment:
     constrain: Callable[[PyTree, PyTree], PyTree] | None = None
     compose: Callable[[PyTree, PyTree], PyTree] | None = None
     tokenizer: str = ""
+    flops_per_example: float = 0.0
 
 
 def eval_batches(

@@ -1,7 +1,14 @@
-"""What a run would take, before it takes it: parameters with shardings, memory, FLOPs. Touches no data."""
+"""What a run would take, before it takes it: parameters with shardings, memory, FLOPs. Touches no data.
+
+Components may be plans (`launch/runtime/planned.py`). What the hardware can do is given by flags: then it
+also says whether the run fits, and how long a step takes at best.
+"""
+
+import dataclasses
 
 import jax
 import numpy as np
+from absl import flags
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
@@ -24,7 +31,31 @@ def bytes_per_device(tree) -> int:
     return sum(map(one, jax.tree.leaves(tree)))
 
 
-def report(config: ConfigDict) -> int:
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What a device can do; 0: not said."""
+
+    memory_gib: float = 0.0
+    tflops: float = 0.0
+    bandwidth_gbs: float = 0.0
+    hosts: int = 1
+
+    @classmethod
+    def of(cls, values: flags.FlagValues) -> "Hardware":
+        return cls(values.device_gib, values.device_tflops, values.device_gbs, values.hosts)
+
+
+def define(values: flags.FlagValues) -> None:
+    """The flags of a dry run."""
+    define_in = {"flag_values": values, "lower_bound": 0.0}
+    flags.DEFINE_float("device_gib", 0.0, "dry run: memory of a device", **define_in)
+    flags.DEFINE_float("device_tflops", 0.0, "dry run: peak TFLOP/s of a device", **define_in)
+    flags.DEFINE_float("device_gbs", 0.0, "dry run: memory bandwidth of a device, GB/s", **define_in)
+    hosts = "dry run: hosts that the devices are spread over"
+    flags.DEFINE_integer("hosts", 1, hosts, lower_bound=1, flag_values=values)
+
+
+def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa: B008
     """Prints the plan of `config` on the devices there are."""
     validate(config, jax.device_count())
     setup = prepare(config)
@@ -61,7 +92,41 @@ def report(config: ConfigDict) -> int:
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         total += memory.output_size_in_bytes - memory.alias_size_in_bytes
         print(f"  {'in all':20} {_gib(total):>12}")
-    flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
-    note = " (a scanned stack is counted once: unrolled counts in full)" * config.compute.scan_layers
+    cost = compiled.cost_analysis() or {}
+    flops = cost.get("flops", float("nan"))
+    note = " (loops and scanned stacks counted once)"
     print(f"\nFLOPs per step and device {flops:.3e}{note}")
+    if setup.experiment.flops_per_example:
+        flops = setup.experiment.flops_per_example * config.batch_size / setup.mesh.size
+        print(f"FLOPs per step and device {flops:.3e} by formula")
+    held = sum(bytes_per_device(tree) for name, tree in parts.items() if name != "batch")
+    _print_hosts(setup.frozen_abstract, setup.mesh.size, held, hardware.hosts)
+    if hardware.memory_gib:
+        room = hardware.memory_gib * 2**30 - held
+        says = f"{_gib(room)} left for activations" if room > 0 else f"too large by {_gib(-room)}"
+        print(f"of {hardware.memory_gib:g} GiB a device: {_gib(held)} held, {says}")
+    if hardware.tflops or hardware.bandwidth_gbs:
+        moved = 2 * held  # everything that is held is read in the forward and the backward pass
+        times = {
+            f"{hardware.tflops:g} TFLOP/s": flops / (hardware.tflops * 1e12) if hardware.tflops else 0.0,
+            f"{hardware.bandwidth_gbs:g} GB/s": moved / (hardware.bandwidth_gbs * 1e9)
+            if hardware.bandwidth_gbs
+            else 0.0,
+        }
+        for limit, seconds in times.items():
+            if seconds:
+                print(f"a step at {limit}: {seconds * 1e3:.1f} ms at best")
+        print(f"at half of that: {2 * max(times.values()):.3f} s")
     return 0
+
+
+def _print_hosts(frozen, devices: int, held: int, hosts: int) -> None:
+    """What each host reads of the frozen networks: an array at a time, and of it only its devices' part."""
+    leaves = jax.tree.leaves(frozen)
+    if not leaves:
+        return
+    largest = max(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    print(
+        f"\n{hosts} host(s) with {devices // hosts} device(s) each: {_gib(held * (devices // hosts))} on the "
+        f"devices of one; in its own memory an array at a time, the largest {_gib(largest)}"
+    )

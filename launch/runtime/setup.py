@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from launch.runtime import mesh as meshes
-from launch.runtime import registry
+from launch.runtime import planned, registry
 from launch.runtime.optimizer import make_optimizer
 from launch.runtime.step import TrainState, init_state, make_train_step, root_key
 from rcg import component as components
@@ -99,7 +99,7 @@ def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
     """
     mesh = meshes.make_mesh(config.mesh) if mesh is None else mesh
     named = {k: v for k, v in config.get("components", {}).items() if v}
-    described = {name: components.describe(path) for name, path in named.items()}
+    described = {name: planned.describe(path) for name, path in named.items()}
     if "data" in config:
         open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
         source = functools.cache(functools.partial(open_source, config.data))

@@ -115,7 +115,7 @@ def from_scaled(params, by):
 
 
 def test_latent_diffusion(parts, tmp_path):
-    """Learns, and exports a Stable Diffusion that diffusers and transformers read: text, UNet and autoencoder."""
+    """Learns, and exports a Stable Diffusion with the frozen parts in it, whose UNet diffusers reads."""
     autoencoder = component.load(parts["stable_diffusion"])
     only = dataclasses.replace(
         autoencoder,
