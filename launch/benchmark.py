@@ -5,8 +5,9 @@ share of the best matrix product seen on this device in this run and dtype. Rand
 what is measured does not depend on them. Train steps are the trainer's own, optimiser, EMA and metrics
 included, from cached representations and tokens; sampling is one program per call.
 
-With `--peer`, a checkout of the official PyTorch code (LTH14/rcg) does the same work in turn with ours;
-the ratio is ours / theirs, pair by pair: below 1 we are faster.
+With `--peer`, a checkout of the official PyTorch code (LTH14/rcg) does the same work in turn with ours, with
+`--libraries` transformers and diffusers do that of ChefFusion's networks; the ratio is ours / theirs, pair by
+pair: below 1 we are faster.
 
 Runs on CPU in float32 at sizes for a laptop, on accelerators in bfloat16 at those of the papers.
 """
@@ -26,7 +27,7 @@ from ml_collections import ConfigDict
 
 from configs.common import training
 from configs.rcg import moco_v3 as moco_v3_config
-from launch.runtime import cli
+from launch.runtime import cli, food_cases
 from launch.runtime.benchmarking import Peak, Work, compiled, measure, spread
 from launch.runtime.optimizer import make_optimizer
 from launch.runtime.registry import EXPERIMENTS, resolve
@@ -76,12 +77,14 @@ class Case:
     Attributes:
       make: compiles our side.
       peer: (Official, Setting) -> one repetition of theirs; None: there is nothing to compare with.
+      library: Setting -> the same, of transformers or diffusers.
       ratio: the goal on a CPU, ours / theirs.
       seconds: the goal for a repetition on one H200, by size.
     """
 
     make: Callable[[Setting], Work]
     peer: Callable[[Any, Setting], Callable[[], Any]] | None = None
+    library: Callable[[Setting], Callable[[], Any]] | None = None
     ratio: float | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -405,6 +408,9 @@ CASES = {
     ),
     "moco_train": Case(moco_train),
     "rcg_generate": Case(rcg_generate, seconds={"base": 0.38, "large": 0.80}),
+} | {
+    name: Case(make, library=library, ratio=ratio)
+    for name, (make, library, ratio) in food_cases.CASES.items()
 }
 
 
@@ -427,7 +433,9 @@ def chosen(names: str) -> list[str]:
     return wanted
 
 
-def benchmark(names: list[str], size: str, repeats: int, official: Any = None) -> dict[str, Any]:
+def benchmark(
+    names: list[str], size: str, repeats: int, official: Any = None, libraries: bool = False
+) -> dict[str, Any]:
     """Measures cases, each with at least `repeats` repetitions; returns what goes into the JSON file."""
     setting = Setting(size, jax.default_backend() != "cpu")
     dtype = setting.options["dtype"]
@@ -441,6 +449,9 @@ def benchmark(names: list[str], size: str, repeats: int, official: Any = None) -
     }
     if official is not None:
         results["torch"] = official.torch.__version__
+    if libraries:
+        found = food_cases.libraries()
+        results |= {module.__name__: module.__version__ for module in found}
     cases: dict[str, Any] = {}
     for name in names:
         case = CASES[name]
@@ -448,6 +459,8 @@ def benchmark(names: list[str], size: str, repeats: int, official: Any = None) -
         runs = {"ours": work.run}
         if official is not None and case.peer is not None:
             runs["peer"] = case.peer(official, setting)
+        elif libraries and case.library is not None:
+            runs["peer"] = case.library(setting)
         times = measure(runs, repeats, between=peak)
         seconds = spread(times["ours"])
         cases[name] = {
@@ -533,6 +546,8 @@ def main(argv: list[str]) -> int:
         text("peer", "", "a checkout of LTH14/rcg to compare with; needs torch")
         text("peer_shims", "", "a folder of modules that stand in for packages it needs")
         text("out", "", "JSON file for the results")
+        compare = "compare ChefFusion's networks with transformers and diffusers"
+        flags.DEFINE_bool("libraries", False, compare, flag_values=values)
         flags.DEFINE_bool("markdown", False, "print a table at the end", flag_values=values)
 
     values = cli.parse(argv, define, __doc__)
@@ -547,7 +562,7 @@ def main(argv: list[str]) -> int:
         official = Official(values.peer, values.peer_shims)
     elif values.peer_shims:
         raise UserError("--peer_shims without --peer has no use; give --peer=<checkout of LTH14/rcg>")
-    results = benchmark(names, values.size, values.repeats, official)
+    results = benchmark(names, values.size, values.repeats, official, values.libraries)
     if values.markdown:
         print(f"\n{markdown(results)}")
     if values.out:
