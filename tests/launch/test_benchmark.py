@@ -141,3 +141,16 @@ def test_flops_of_vqgan():
 
     check("VQGAN encoder", encoder, counted(tokenize, variables, images))
     assert decoder == pytest.approx(185e9, rel=0.03)  # XLA's count of the plain convolutions
+
+
+def test_food_cases_against_the_libraries():
+    """Each of ChefFusion's cases runs beside its peer, and does the work it says."""
+    for module in ("torch", "transformers", "diffusers"):
+        pytest.importorskip(module)
+    names = ["opt_decode", "opt_backward", "mapper_train", "clip_forward"]
+    results = benchmark.benchmark(names, "tiny", 1, libraries=True)
+    for name in names:
+        case = results["cases"][name]
+        assert case["ratio"]["median"] > 0 and case["flops"] > 0, name
+    assert results["cases"]["opt_decode"]["examples"] == 2 * 64
+    assert results["transformers"] and results["torch"]

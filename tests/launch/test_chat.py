@@ -1,0 +1,96 @@
+"""Sampling with ChefFusion and talking to it, through the commands."""
+
+import io
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launch import chat, sample
+from rcg.errors import UserError
+from tests.chef_fusion import tiny_kitchen
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory):
+    paths = tiny_kitchen.build(tmp_path_factory.mktemp("chef"))
+    named = [f"--components.{name}={path}" for name, path in paths.items()]
+    return [*named, "--max_words=8", "--steps=2", "--scheduler=ddim", "--height=16", "--width=16"]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = str(tmp_path / "photo.jpg")
+    Image.fromarray(tiny_kitchen.photo()).save(path)
+    return path
+
+
+def test_sample_writes_the_answer(flags, photo, tmp_path, capsys):
+    out = str(tmp_path / "out")
+    assert sample.main(["sample", *flags, "--task=i2t", f"--image={photo}", f"--out={out}"]) == 0
+    said = json.loads((tmp_path / "out/answer.json").read_text())
+    assert said["task"] == "i2t" and said["pictures"] == [] and said["images"] == [photo]
+    assert capsys.readouterr().out.strip() == said["text"].strip()
+    prompt = "--prompt=This is food title: Pie"
+    assert sample.main(["sample", *flags, "--task=t2i", prompt, f"--out={out}"]) == 0
+    said = json.loads((tmp_path / "out/answer.json").read_text())
+    assert said["pictures"] == [os.path.join(out, "picture_00.png")]
+    first = np.asarray(Image.open(said["pictures"][0]))
+    assert first.shape == (16, 16, 3) and said["pictures"][0] in capsys.readouterr().out
+    sample.main(["sample", *flags, "--task=t2i", prompt, f"--out={out}", "--seed=1"])
+    assert not np.array_equal(first, np.asarray(Image.open(said["pictures"][0])))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (["--task=i2t"], "needs an image"),
+        (["--task=i2t", "--image=nowhere.jpg"], "--image=nowhere.jpg: No such file"),
+        (["--task=t2i"], "the prompt is empty"),
+        (["--task=t2t", "--prompt=x", "--top_p=3"], r"top_p 3.0 in \(0, 1\]"),
+        (["--task=t2i", "--prompt=x", "--scheduler=magic"], 'scheduler "magic" is not one of pndm'),
+        (["--task=t2i", "--prompt=x", "--height=17"], "must be multiples of 4"),
+    ],
+)
+def test_mistakes_are_one_line(flags, tmp_path, given, message):
+    with pytest.raises(UserError, match=message):
+        sample.main(["sample", *flags, *given, f"--out={tmp_path / 'out'}"])
+    with pytest.raises(UserError, match="--workdir=<a ChefFusion run's folder> is needed"):
+        sample.main(["sample", "--task=t2t", "--prompt=x", f"--out={tmp_path / 'out'}"])
+
+
+def test_a_picture_that_is_none(flags, tmp_path):
+    path = tmp_path / "text.jpg"
+    path.write_text("no picture")
+    with pytest.raises(UserError, match="can't be read as a picture"):
+        sample.main(["sample", *flags, "--task=i2t", f"--image={path}", f"--out={tmp_path / 'out'}"])
+
+
+def test_a_conversation(flags, photo, tmp_path, monkeypatch, capsys):
+    lines = ["Hello", f"/image {photo}", "What is it?", "/picture", "/nonsense", "/image nowhere", "/save"]
+    lines += ["/seed 3", "/reset", "", "/save", "/quit", "never read"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    out = str(tmp_path / "chat")
+    assert chat.main(["chat", *flags, f"--out={out}"]) == 0
+    said = capsys.readouterr()
+    assert "goes with your next line" in said.out and "forgotten" in said.out
+    assert "/nonsense is none of /image" in said.err and "--image=nowhere" in said.err
+    pictures = [name for name in os.listdir(out) if name.endswith(".png")]
+    assert pictures and all(os.path.join(out, name) in said.out for name in pictures)
+    assert json.loads((tmp_path / "chat/conversation.json").read_text()) == []  # after /reset
+
+
+def test_turns_are_kept_and_the_seed_decides(flags, tmp_path, monkeypatch):
+    def talk(seed):
+        lines = ["Hello", "And now?", "/save"]
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+        out = tmp_path / f"chat{seed}"
+        options = ["--temperature=1.0", "--pictures=forbid", f"--seed={seed}", f"--out={out}"]
+        chat.main(["chat", *flags, *options])
+        return json.loads((out / "conversation.json").read_text())
+
+    first = talk(0)
+    assert [turn["role"] for turn in first] == ["user", "assistant"] * 2
+    assert first == talk(0) and first != talk(1)
