@@ -7,6 +7,7 @@ import pytest
 from launch.runtime import cli, dry_run
 from rcg import component, published
 from rcg.component import Component
+from rcg.errors import UserError
 
 # tiny, but with representations and tokens like the published ones
 ENCODER = dict(
@@ -55,3 +56,21 @@ def test_the_papers_settings_at_full_size(file, components, capsys):
         assert said == PAPER[file]
     elif "mage" in file or "large" in file:
         assert said > 10**8
+
+
+def test_a_run_over_networks_that_are_not_there(capsys):
+    """ChefFusion at the published sizes but for the language model: nothing is read, all is told."""
+    config = cli.read_config("configs/chef_fusion/joints.py")
+    config.components.lm = "plan:opt/125m"
+    config.components.vision = "plan:clip/large"
+    config.components.stable_diffusion = "plan:stable_diffusion/v1"
+    config.compute.dtype, config.compute.scan_layers = "bfloat16", True
+    hardware = dry_run.Hardware(memory_gib=24, tflops=790, bandwidth_gbs=4300, hosts=2)
+    assert dry_run.report(config, hardware) == 0
+    out = capsys.readouterr().out
+    assert "frozen lm 125,239,296" in out and "frozen stable_diffusion 1,066,235,307" in out
+    assert "2 host(s) with 4 device(s) each" in out and "of 24 GiB a device" in out
+    assert "a step at 790 TFLOP/s" in out
+    config.components.lm = "plan:opt/7b"
+    with pytest.raises(UserError, match='"plan:opt/7b" is unknown; there are: plan:'):
+        dry_run.report(config)

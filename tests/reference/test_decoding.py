@@ -10,7 +10,7 @@ from chef_fusion.backbones import opt, published
 from chef_fusion.decoding import ImageDecision, LanguageModel, sampling
 from rcg.torch_weights import import_variables
 from tests.reference.parity import close
-from tests.reference.tiny_chef import load
+from tests.reference.tiny_chef import load, pixels
 
 
 def chef(golden, name="chef_model"):
@@ -152,3 +152,21 @@ def test_draws_follow_the_distribution_and_their_row():
     assert np.abs(share - [0.1, 0.2, 0.7, 0]).max() < 0.04
     alone = decoding.choose(logits[:7], seen[:7], keys[:7], sampling(1.0))
     assert np.array_equal(alone, picks[:7])
+
+
+def test_interleaved_prompt_to_picture_states(golden):
+    """Text, photo, text, then a word and a forced picture: what Stable Diffusion is handed."""
+    vectors = golden("chef_fusion/chef_interleaved")
+    model, params, frozen = load(golden)
+    rows, lm = model.rows(params), model.lm
+    visual = model.see(params, frozen, pixels(vectors["in/pixel_values"]))[0]
+    texts = [lm.embed(frozen["lm"], rows, jnp.asarray(vectors[f"in/text{i}_ids"])) for i in (0, 1)]
+    embeddings = jnp.concatenate([texts[0], visual, texts[1]])[None]
+    images = ImageDecision(scale=1e5, min_words=1, max_images=99)
+    state = begin(lm, frozen["lm"], rows, embeddings, room=40)
+    run = (jax.random.key(0), 40, jnp.array([4]), jnp.full((1, 1), -1), sampling(), images)
+    state = decoding.advance(lm, frozen["lm"], rows, state, *run)
+    first = int(np.argmax(np.asarray(state.tokens[0]) == lm.image_first))
+    states = state.hidden[:, first : first + model.joints.num_image_tokens]
+    mapped = model.joints.apply(params, states, method="map")
+    close("gen_emb", mapped, vectors["out/gen_emb"], 1e-4)
