@@ -50,6 +50,9 @@ class _SafeTensors(Mapping):
         if name not in self._names:
             raise KeyError(name)
         entry = self._entries[name]
+        if entry["dtype"] not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise UserError(f"{self._path}: {name} is of type {entry['dtype']}; supported are {known}")
         dtype, shape = np.dtype(DTYPES[entry["dtype"]]), tuple(entry["shape"])
         if 0 in shape:
             return np.zeros(shape, dtype)

@@ -262,9 +262,9 @@ def test_what_does_not_fit_is_said_before_any_work(parts, tmp_path, overrides, m
 
 
 def test_joints_on_another_mesh(parts, tmp_path):
-    """The same losses, untied and with paired captions too."""
+    """The same losses, with rows of the head of their own too."""
     mesh = {"data": 2, "fsdp": 2, "tensor": 2}
-    options = {"total_steps": 3, "log_steps": 1, "method.concat_captions": 0.5, "model.tied": False}
+    options = {"total_steps": 3, "log_steps": 1, "model.tied": False}
     one = joints(parts, **options)
     one.mesh.update(data=1, fsdp=8, tensor=1)
     other = joints(parts, **options)
@@ -290,3 +290,13 @@ def test_scores(parts, tmp_path):
     assert results["perplexity"]["value"] == pytest.approx(np.exp(results["l_r"]["value"]))
     assert chef.Recipe._fields  # every choice of the recipe is a field of config.method
     assert set(chef.Recipe._fields) <= set(c.method.keys())
+
+
+def test_joined_captions_train(parts, tmp_path):
+    """Each way of joining is drawn, and changes the losses of its own mode alone."""
+    plain = run(joints(parts, total_steps=4, log_steps=1), tmp_path / "plain")
+    joined = joints(parts, total_steps=4, log_steps=1, **{"method.concat_captions": 1.0})
+    lines = run(joined, tmp_path / "joined")
+    assert all(np.isfinite(line["loss"]) for line in lines)
+    assert lines[0]["l_r"] != pytest.approx(plain[0]["l_r"], rel=1e-5)
+    assert lines[0]["l_p"] != pytest.approx(plain[0]["l_p"], rel=1e-5)

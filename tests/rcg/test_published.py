@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rcg import diffusion, published
+from rcg import diffusion, published, weight_files
 from rcg.component import Component
 from rcg.errors import UserError
 
@@ -137,3 +137,12 @@ def test_what_has_no_published_layout_is_refused(golden):
     tokenizer = published.convert("rcg.vqgan", arrays, "m")
     with pytest.raises(UserError, match="has no place"):
         published.publish(tokenizer, {"rcg.vqgan": tokenizer})
+
+
+def test_types_that_are_not_supported_are_named(tmp_path):
+    path = tmp_path / "eighth.safetensors"
+    header = json.dumps({"w": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    arrays = weight_files.read(str(path))
+    with pytest.raises(UserError, match="w is of type F8_E4M3; supported are F64"):
+        arrays["w"]
