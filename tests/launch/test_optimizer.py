@@ -17,14 +17,13 @@ from rcg.errors import UserError
 def test_schedule_equals_the_original(golden, name, schedule):
     vectors = golden("rcg/lr_schedule")
     peak, floor, warmup, epochs = vectors[f"in/{name}_lr_minlr_warmup_epochs"]
-    settings = ConfigDict(
-        {
-            "learning_rate": float(peak),
-            "min_learning_rate": float(floor),
-            "warmup_steps": float(warmup),
-            "schedule": {"const": "constant"}.get(schedule, schedule),
-        }
-    )
+    given = {
+        "learning_rate": float(peak),
+        "min_learning_rate": float(floor),
+        "warmup_steps": float(warmup),  # in epochs here, and not whole
+        "schedule": {"const": "constant"}.get(schedule, schedule),
+    }
+    settings = ConfigDict(training().optimizer.to_dict() | given)
     ours = learning_rate(vectors[f"in/{name}_epoch"], settings, float(epochs))
     theirs = vectors[f"out/{name}_{schedule}_f64"]
     error = np.abs(np.asarray(ours, np.float64) - theirs).max() / theirs.max()
