@@ -15,15 +15,18 @@ from rcg.torch_weights import import_variables
 def fidelity():
     """torch_fidelity without torchvision, which only its data sets need."""
     pytest.importorskip("torch")
+    stubs = {}
     if "torchvision" not in sys.modules:
-        stub = types.ModuleType("torchvision")
+        stubs["torchvision"] = types.ModuleType("torchvision")
         for name in ("datasets", "transforms", "models"):
             inner = types.ModuleType(f"torchvision.{name}")
             inner.__getattr__ = lambda name: type(name, (), {})
-            setattr(stub, name, inner)
-            sys.modules[f"torchvision.{name}"] = inner
-        sys.modules["torchvision"] = stub
-    return pytest.importorskip("torch_fidelity")
+            setattr(stubs["torchvision"], name, inner)
+            stubs[f"torchvision.{name}"] = inner
+        sys.modules.update(stubs)
+    yield pytest.importorskip("torch_fidelity")
+    for name in stubs:  # other libraries look whether there is a real one
+        sys.modules.pop(name)
 
 
 @pytest.fixture(scope="module")
