@@ -91,7 +91,7 @@ class RecipeSet:
         return int(np.searchsorted(self._first, photo, "right")) - 1
 
     def recipe(self, i: int) -> Recipe:
-        """Raises UserError if the set holds captions alone."""
+        """Raises UserError if all there is of it is a caption that does not parse."""
         record = self._records[i]
         if "caption" in record:
             found = recipes.parse(record["caption"])
@@ -223,7 +223,6 @@ def _recipe1m(root: str, split: str, data: ConfigDict) -> RecipeSet:
                 detected[item["id"]] = [i["text"] for i, valid in pairs if valid]
     names = SPLIT_NAMES.get(split, (split,))
     photos: list[list[str]] = []
-    first = next(iter(images.values()), [""])[0]
     partitions: Counter[str] = Counter()
 
     def records() -> Iterator[dict[str, Any]]:

@@ -376,11 +376,11 @@ def _text_states(sd: Any, variables: Any, ids: Array) -> Array:
 
 def text_states(chef: Chef, texts: Sequence[str]) -> Array:
     """What the image generator's text encoder makes of texts, [N, 77, D]: plain Stable Diffusion's input."""
-    _needs_images(chef)
+    needs_images(chef)
     return _text_states(chef.sd, chef.frozen["stable_diffusion"], chef.captions(texts))
 
 
-def _needs_images(chef: Chef) -> None:
+def needs_images(chef: Chef) -> None:
     if chef.sd is None:
         raise UserError("this needs pictures, but no stable_diffusion component is loaded")
 
@@ -404,7 +404,7 @@ def paint(
     Returns:
       uint8 [N, height, width, 3].
     """
-    _needs_images(chef)
+    needs_images(chef)
     if embeddings is None:
         embeddings = _map(chef.model, chef.params, jnp.asarray(states))
     unwanted = text_states(chef, [negative])

@@ -186,7 +186,7 @@ def reply_all(
     prompts = [prompt_of(messages, task) for messages in conversations]
     decision = decision_of(task, settings, chef.sd is not None)
     if task == "t2i":
-        generate._needs_images(chef)
+        generate.needs_images(chef)
     write_key, paint_key = jax.random.split(key)
     options = {"max_words": settings.max_words, "settings": settings.sampling, "images": decision}
     options["stop"] = ("\n",) if task in ("dialogue", "it2t") else ()

@@ -10,6 +10,7 @@ Tokens appear as they are written; pictures are saved under --out and named. A l
     /quit          ends; so does the end of input
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -40,7 +41,7 @@ class Conversation:
         content = [*self.photos, text] if text else list(self.photos)
         messages = [*self.messages, {"role": "user", "content": content}]
         key = jax.random.fold_in(jax.random.key(self.seed), len(messages))
-        settings = tasks.dataclasses.replace(self.settings, pictures="force") if force else self.settings
+        settings = dataclasses.replace(self.settings, pictures="force") if force else self.settings
         seen = ""
 
         def on_text(so_far: str) -> None:

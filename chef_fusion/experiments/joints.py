@@ -1,5 +1,6 @@
 """ChefFusion: trains the joints between a frozen OPT, CLIP and Stable Diffusion on photos and recipes."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -134,7 +135,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         values = {"l_r": l_r, "l_p": l_p, "l_g": l_g, "perplexity": np.exp(l_r)}
         results = {name: {"value": float(v), "samples": samples} for name, v in values.items()}
         if method.eval_samples:
-            asked = generate.dataclasses.replace(chef, params=variables, frozen=frozen)
+            asked = dataclasses.replace(chef, params=variables, frozen=frozen)
             results |= scoring.score(
                 asked,
                 source("eval"),
