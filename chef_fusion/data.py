@@ -277,7 +277,9 @@ def _tsv(root: str, split: str, data: ConfigDict) -> RecipeSet:
     files = _files_of_split(root, split, "*{}*.tsv")
     if not files:
         raise UserError(f'{root} holds no .tsv file of the split "{split}"')
-    folder = os.path.dirname(files[0])
+    if len(files) > 1:
+        raise UserError(f"{root} holds {len(files)} .tsv files of the split {split}; name one as the path")
+    folder = os.path.dirname(os.path.abspath(files[0]))
     captions, images = [], []
     csv.field_size_limit(2**24)
     with open(files[0], newline="", encoding="utf-8") as f:

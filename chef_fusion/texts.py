@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chef_fusion import recipes
-from chef_fusion.data import RecipeSet, json_lines, open_recipes
+from chef_fusion.data import RecipeSet, json_lines
 from chef_fusion.recipes import Recipe
 from rcg.errors import UserError
 
@@ -76,11 +76,6 @@ def _document(record: dict[str, Any], path: str, number: int) -> str:
 def of_recipes(found: RecipeSet) -> Documents:
     """The captions of a set of recipes."""
     return Documents([found.text(i) for i in range(found.num_recipes)], found.name(0))
-
-
-def open_documents(data: ConfigDict, split: str) -> Documents:
-    """Documents of any source of recipes or texts."""
-    return open_texts(data, split) if data.source == "texts" else of_recipes(open_recipes(data, split))
 
 
 def packed(documents: Documents, encode: Callable[[list[str]], list[list[int]]], bos: int) -> np.ndarray:

@@ -226,3 +226,11 @@ def test_real_recipes(shared):
             assert parsed.ingredients == cleaned.ingredients and parsed.instructions == cleaned.instructions
             total += 1
     print(f"{total} captions parse back to their recipes")
+
+
+def test_of_two_tsv_files_none_is_chosen_in_silence(recipe1m):
+    for name in ("train.tsv", "training_more.tsv"):
+        (recipe1m / name).write_text(f"caption\timage\nsoup\t{image_id(0)}\n")
+    with pytest.raises(UserError, match="holds 2 .tsv files of the split train; name one"):
+        open_recipes(config(recipe1m, "recipe_tsv"), "train")
+    assert open_recipes(config(recipe1m / "train.tsv", "recipe_tsv"), "train").num_recipes == 1
