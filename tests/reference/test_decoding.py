@@ -170,3 +170,11 @@ def test_interleaved_prompt_to_picture_states(golden):
     states = state.hidden[:, first : first + model.joints.num_image_tokens]
     mapped = model.joints.apply(params, states, method="map")
     close("gen_emb", mapped, vectors["out/gen_emb"], 1e-4)
+
+
+def test_a_repetition_is_less_likely_on_either_side_of_nought():
+    """A penalty multiplies negative logits and divides positive ones, as transformers'."""
+    settings, keys = sampling(repetition_penalty=1.3), jax.random.split(jax.random.key(0), 2)
+    logits, seen = jnp.array([[-1.0, -1.1], [1.1, 1.0]]), jnp.array([[True, False], [True, False]])
+    assert list(decoding.choose(logits, seen, keys, settings)) == [1, 1]
+    assert list(decoding.choose(logits, ~seen, keys, settings)) == [0, 0]
