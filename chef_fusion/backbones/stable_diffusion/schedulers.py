@@ -85,7 +85,7 @@ def plan(
 
     Args:
       name: one of NAMES.
-      steps: how many, as diffusers counts them; PNDM calls the network once more.
+      steps: how many, as diffusers counts them; PNDM of two or more calls the network once more.
       config: scheduler_config.json's fields.
       strength: below 1 the run begins at that part of the way, from noised clean latents.
 
@@ -142,11 +142,10 @@ def _start(a: float) -> tuple[float, float]:
 
 
 def _pndm(acp, steps, skipped, config):
-    """Liu et al. 2022 without Runge-Kutta steps (PLMS): the second timestep comes twice."""
+    """Liu et al. 2022 without Runge-Kutta steps (PLMS): the second timestep, if any, comes twice."""
     ratio, rows = config["num_train_timesteps"] // steps, []
     timesteps = _leading(steps, config)
-    timesteps = np.concatenate([timesteps[:2], timesteps[1:]] if steps > 1 else [timesteps, timesteps])
-    timesteps = timesteps[skipped:]
+    timesteps = np.concatenate([timesteps[:2], timesteps[1:]])[skipped:]
     mixes = [
         (1.0,),
         (0.5, 0.5),
