@@ -22,7 +22,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chef_fusion import recipes
-from chef_fusion.kitchen import KitchenSource
 from chef_fusion.recipes import Recipe
 from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
 from rcg.data import image_batches
@@ -109,33 +108,15 @@ class RecipeSet:
         """What the image generator's text encoder is told of recipe i; see `recipes.TARGETS`."""
         return self.text(i) if kind == "caption" else recipes.TARGETS[kind](self.recipe(i))
 
+    def pictured(self, i: int) -> bool:
+        """Whether a picture comes after the text of recipe i; else the answer just ends."""
+        return True
 
-class KitchenRecipes(RecipeSet):
-    """The toy kitchen's dishes, one photo each."""
-
-    def __init__(self, kitchen: KitchenSource):
-        self._kitchen = kitchen
-        self._first = np.arange(len(kitchen) + 1)
-        self.label_names = ()
-
-    @property
-    def num_recipes(self) -> int:
-        return len(self._kitchen)
-
-    def __len__(self) -> int:
-        return len(self._kitchen)
-
-    def __getitem__(self, photo: int) -> dict[str, Any]:
-        return {"image": self._kitchen[photo]["image"], "label": photo}
-
-    def name(self, photo: int) -> str:
-        return self._kitchen.name(photo)
-
-    def recipe(self, i: int) -> Recipe:
-        return Recipe.of(self._kitchen.recipe(i) | {"detected": list(self._kitchen.dish(i).ingredients)})
-
-    def text(self, i: int) -> str:
-        return recipes.caption(self.recipe(i))
+    def read(self, text: str) -> tuple[str | None, frozenset[str]]:
+        """What a written recipe is about, to be scored: (kind of dish, where there are such; names of its
+        ingredients)."""
+        found = recipes.parse(text)
+        return None, recipes.ingredient_names(found) if found else frozenset()
 
 
 def open_recipes(data: ConfigDict, split: str) -> RecipeSet:
@@ -148,9 +129,6 @@ def open_recipes(data: ConfigDict, split: str) -> RecipeSet:
       UserError: nothing there, or nothing with photos.
     """
     split = {"train": data.train_split, "eval": data.eval_split}.get(split, split)
-    if data.source == "recipes_kitchen":
-        num = data.num_records if split == "train" else max(64, data.num_records // 8)
-        return KitchenRecipes(KitchenSource(num, split, data.image_size))
     path = os.path.expanduser(data.path)
     if not path or not os.path.exists(path):
         raise UserError(f'config.data.path "{data.path}" does not exist; give it the recipes to read')
@@ -368,6 +346,8 @@ class Texts:
     Attributes:
       targets: [N recipes, L, D] of the text encoder, computed beforehand; None: the batch has the ids it is
         computed from.
+      buckets: lengths below `max_tokens`: a batch for training has examples of up to one of them, and is no
+        longer than that.
     """
 
     recipes: RecipeSet
@@ -376,16 +356,41 @@ class Texts:
     max_tokens: int = 300
     target_text: str = "caption"
     targets: Any = None
+    buckets: Sequence[int] = ()
+
+    @property
+    def _edges(self) -> tuple[int, ...]:
+        return (*sorted(self.buckets), self.max_tokens)
+
+    @functools.cached_property
+    def _bucket_of(self) -> np.ndarray:
+        """The bucket of each recipe."""
+        texts = (self.recipes.text(i) for i in range(self.recipes.num_recipes))
+        needed = [len(self.language.ids(text)) + 1 + self.language.num_image_tokens for text in texts]
+        return np.searchsorted(self._edges[:-1], needed)
+
+    @property
+    def alike(self) -> list[np.ndarray]:
+        """The recipes of each bucket."""
+        if not self.buckets:
+            return []
+        return [np.flatnonzero(self._bucket_of == b) for b in range(len(self._edges))]
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Adds "recipe" int32 [B]; with `language` "tokens" [B, max_tokens] and "length" [B]; with `captions`
-        "text_ids" [B, 77], or "target" [B, 77, D]."""
+        """Adds "recipe" int32 [B]; with `language` "tokens" [B, max_tokens], "length" [B] and "after" [B],
+        the token that follows the words: [IMG0], or a new line where no picture comes; with `captions` "text_ids"
+        [B, 77], or "target" [B, 77, D]."""
         numbers = [self.recipes.of_photo(photo) for photo in batch["label"]]
         found: dict[str, np.ndarray] = {"recipe": np.array(numbers, np.int32)}
         if self.language is not None:
-            made = [self.language.example(self.recipes.text(i), self.max_tokens) for i in numbers]
+            longest = self.max_tokens
+            if self.buckets and "mask" not in batch:
+                longest = max(self._edges[self._bucket_of[i]] for i in numbers)
+            made = [self.language.example(self.recipes.text(i), longest) for i in numbers]
             found["tokens"] = np.stack([row for row, _ in made])
             found["length"] = np.array([length for _, length in made], np.int32)
+            ends = (self.language.newline, self.language.image_first)
+            found["after"] = np.array([ends[self.recipes.pictured(i)] for i in numbers], np.int32)
         if self.targets is not None:
             found["target"] = np.stack([self.targets[i] for i in numbers]).astype(np.float32)
         elif self.captions is not None:
@@ -408,7 +413,7 @@ def recipe_dataset(
     def dataset(
         split: str, batch_size: int, seed: int, shard_index: int, shard_count: int
     ) -> grain.IterDataset:
-        found = source(split)
+        found, told = source(split), made(split)
         batches = image_batches(
             found,
             data,
@@ -419,7 +424,8 @@ def recipe_dataset(
             shard_count=shard_count,
             records=found.num_recipes,
             choose=found.choose,
+            alike=told.alike if split == "train" and isinstance(told, Texts) else (),
         )
-        return batches.map(made(split))
+        return batches.map(told)
 
     return dataset

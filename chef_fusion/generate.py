@@ -27,7 +27,6 @@ from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.decoding import ImageDecision, Sampling
 from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
 from rcg import component
-from rcg.data import decode
 from rcg.errors import UserError
 from rcg.experiment import compute_options
 
@@ -167,12 +166,8 @@ def needs_tokenizers(chef: Chef) -> None:
 
 
 def to_pixels(chef: Chef, image: Part) -> np.ndarray:
-    """An image, PIL or uint8 [H, W, 3], or in [0, 1] -> what CLIP sees of it, uint8 [S, S, 3]."""
-    if isinstance(image, np.ndarray) and image.dtype != np.uint8:
-        image = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
-    if isinstance(image, np.ndarray):
-        image = decode(image)
-    return clip.prepare(image.convert("RGB"), chef.model.vision.vision.image_size)
+    """What CLIP sees of an image: uint8 [S, S, 3]."""
+    return clip.to_pixels(image, chef.model.vision.vision.image_size)
 
 
 @functools.partial(jax.jit, static_argnames="model")

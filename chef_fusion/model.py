@@ -279,10 +279,12 @@ def caption_labels(model: ChefFusion, tokens: Array, prefix: int = 0) -> Array:
     return jnp.pad(labels, before, constant_values=IGNORED)
 
 
-def generation_labels(model: ChefFusion, tokens: Array, prefix: int = 0) -> Array:
-    """Targets of generation, [B, prefix + T]: bos, the words and [IMG0]."""
+def generation_labels(model: ChefFusion, tokens: Array, prefix: int = 0, after: Array | None = None) -> Array:
+    """Targets of generation, [B, prefix + T]: bos, the words and [IMG0], or `after` [B] in its place."""
     is_end = (tokens == model.pad_id) | (tokens > model.joints.image_first)
     labels = jnp.where(jnp.cumsum(is_end, axis=1) > 0, IGNORED, tokens)
+    if after is not None:
+        labels = jnp.where(labels == model.joints.image_first, after[:, None], labels)
     return jnp.pad(labels, ((0, 0), (prefix, 0)), constant_values=IGNORED)
 
 
@@ -459,7 +461,8 @@ def losses(
 
     Args:
       batch: "image" [B, S, S, 3], uint8 or in [0, 1]; "tokens" [B, T]; "length" [B]; "target" [B, 77, D];
-        maybe "mask" [B], 0 for rows that must not count (without `concat`).
+        maybe "mask" [B], 0 for rows that must not count, and "after" [B], the token that follows the words
+        (without `concat`). A row that [IMG0] does not follow has no part in l_g.
       concat: whether the captioning and the generation sequences are joined in pairs.
     """
     counted = batch["mask"] > 0 if "mask" in batch else jnp.ones(len(batch["tokens"]), bool)
@@ -486,11 +489,16 @@ def losses(
         hidden, _ = model.lm.opt.apply(frozen["lm"], paired.embeddings)
         found = image_states(jnp.repeat(hidden, 2, axis=0), _ends(length), m)
         hidden, labels = hidden[:, :-1], paired.labels[:, 1:]
+        decided = labels == model.joints.image_first
     else:
         hidden, found = generation_states(model, frozen, rows, tokens, length)
-        labels = of_counted(generation_labels(model, tokens)[:, 1 : hidden.shape[1] + 1])
+        after = batch.get("after")
+        labels = of_counted(generation_labels(model, tokens, after=after)[:, 1 : hidden.shape[1] + 1])
+        if after is not None:
+            counted = counted & (after == model.joints.image_first)
+        decided = jnp.arange(1, labels.shape[1] + 1) == (length - m)[:, None]
     if recipe.decision_loss == "token":
-        labels = jnp.where(labels == model.joints.image_first, labels, IGNORED)
+        labels = jnp.where(decided, labels, IGNORED)
     l_p = _mean(*cross_entropy(model, frozen, rows, hidden, labels))
     mapped = model.joints.apply(params, found, method="map")
     l_g = image_loss(mapped, batch["target"], recipe.image_loss, counted)

@@ -158,6 +158,7 @@ HIDDEN = frozenset(
     "cornstarch starch seasoning spray wine essence nutmeg cinnamon paprika cumin oregano thyme msg bouillon "
     "gelatin shortening dough".split()
 )
+COLOURS = frozenset("green red yellow orange bell sweet".split())
 
 
 def ingredient_name(line: str) -> str:
@@ -185,8 +186,15 @@ def visible_text(recipe: Recipe) -> str:
     The published target is the caption's first 77 tokens: a title and the first lines, measures and all.
     """
     names = dict.fromkeys(recipe.detected or map(ingredient_name, recipe.ingredients))
-    seen = [name for name in names if name and not HIDDEN & set(name.split())]
+    seen = [name for name in names if name and not _is_hidden(name)]
     return f"{recipe.title}: {', '.join(seen)}" if seen else recipe.title
+
+
+def _is_hidden(name: str) -> bool:
+    words = set(name.split())
+    if words & {"pepper", "peppers"} and words & COLOURS:  # the vegetable
+        words -= {"pepper", "peppers"}
+    return bool(HIDDEN & words)
 
 
 TARGETS = {"caption": caption, "visible": visible_text}

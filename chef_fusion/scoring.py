@@ -1,6 +1,7 @@
 """Scores a ChefFusion on held-out dishes in the form of the paper's Tables 1 and 2, each beside baselines."""
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from chef_fusion.decoding import ImageDecision
 from chef_fusion.generate import Chef
 from rcg.data import DecodeError, decode
 from rcg.errors import UserError
+
+Judge = Callable[[list[Any]], tuple[Sequence[str], Sequence[frozenset[str]]]]
 
 
 @functools.partial(jax.jit, static_argnames="vision")
@@ -60,6 +63,8 @@ def score(
     max_words: int = 256,
     batch_size: int = 16,
     painting: dict[str, Any] | None = None,
+    target_text: str = "caption",
+    judge: Judge | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Photos to recipes (greedy), recipes to pictures, and the [IMG] decision.
 
@@ -67,30 +72,37 @@ def score(
       samples: at most so many held-out recipes, evenly spaced, and eight times as many training photos to
         retrieve from.
       painting: see `generate.paint`; None: no pictures.
+      target_text: what plain Stable Diffusion is told, see `recipes.TARGETS`.
+      judge: images -> (kind of dish, ingredients) of each, as `RecipeSet.read` names them.
 
     Returns:
       name -> {"value", "samples"}. `i2t_*`: recipes written from photos; `retrieval_*`: the recipe of the
       nearest training photo; `random_*`: that of another held-out photo. `t2i_clip_similarity`: of generated
       with real pictures, `sd_...` of those that the image generator makes of the text by itself, `random_...`
-      of another recipe's.
+      of another recipe's. `decision_accuracy`: how often a picture comes after a text exactly if it should.
+      Where dishes are of kinds, `*_base_accuracy`; with a judge also of pictures, `real_...` being the real
+      ones: what the judge itself is worth.
     """
-    count = min(samples, held_out.num_recipes)
-    numbers = [i * held_out.num_recipes // count for i in range(count)]
+    recipes_there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
+    count = min(samples, len(recipes_there))
+    numbers = [recipes_there[i * len(recipes_there) // count] for i in range(count)]
     images, numbers = photos_of(held_out, numbers)
     if len(numbers) < 2:
         raise UserError("fewer than two held-out recipes have a photo that can be read")
     references = [recipes.caption(held_out.recipe(i)) for i in numbers]
-    wanted = [recipes.ingredient_names(held_out.recipe(i)) for i in numbers]
-
-    def names_in(text: str) -> frozenset[str]:
-        found = recipes.parse(text)
-        return recipes.ingredient_names(found) if found else frozenset()
-
+    bases, wanted = zip(*(held_out.read(text) for text in references), strict=True)
     results: dict[str, float] = {}
 
-    def put(prefix: str, hypotheses: list[str], found: list[frozenset[str]]) -> None:
-        scores = metrics.text_scores(hypotheses, references, found, wanted)
+    def put_base(prefix: str, found: Sequence[str | None]) -> None:
+        if any(bases):
+            right = [ours == theirs for ours, theirs in zip(found, bases, strict=True)]
+            results[f"{prefix}_base_accuracy"] = float(np.mean(right))
+
+    def put(prefix: str, hypotheses: Sequence[str]) -> None:
+        kinds, names = zip(*map(held_out.read, hypotheses), strict=True)
+        scores = metrics.text_scores(hypotheses, references, names, wanted)
         results.update({f"{prefix}_{name}": value for name, value in scores.items()})
+        put_base(prefix, kinds)
 
     written = []
     for first in range(0, len(images), batch_size):
@@ -100,37 +112,60 @@ def score(
         drafts = generate.write(chef, prompts, key, max_words=max_words)
         written += [recipes.TITLE + draft.text for draft in drafts]
     written = written[: len(images)]
-    put("i2t", written, [names_in(text) for text in written])
+    put("i2t", written)
     results["i2t_parsed"] = float(np.mean([recipes.parse(text) is not None for text in written]))
 
     pooled, projected = clip_features(chef, images)
     known = min(8 * samples, training.num_recipes)
     theirs, owners = photos_of(training, [i * training.num_recipes // known for i in range(known)])
     closest = metrics.nearest(pooled, clip_features(chef, theirs)[0])
-    found = [training.recipe(owners[i]) for i in closest]
-    put("retrieval", [recipes.caption(r) for r in found], [recipes.ingredient_names(r) for r in found])
-    put("random", references[1:] + references[:1], wanted[1:] + wanted[:1])
+    put("retrieval", [recipes.caption(training.recipe(owners[i])) for i in closest])
+    put("random", references[1:] + references[:1])
 
     if painting is not None and chef.sd is not None:
         texts = [held_out.text(i) for i in numbers]
-        forced = ImageDecision(bias=np.inf, ends=True)
-        states, decided = [], []
-        for first in range(0, len(texts), batch_size):
-            part = texts[first : first + batch_size]
-            part += part[:1] * (batch_size - len(part))
-            prompts = [[shorten(chef, text)] for text in part]
-            states += [d.states[0] for d in generate.write(chef, prompts, key, max_words=1, images=forced)]
-            free = generate.write(chef, prompts, key, max_words=1, images=ImageDecision(ends=True))
-            decided += [len(d.states) for d in free]
-        states, decided = np.stack(states[: len(texts)]), decided[: len(texts)]
-        results["picture_after_recipe"] = float(np.mean(decided))
+        states = np.concatenate([d.states for d in _draw(chef, texts, key, batch_size, True)])
         made = generate.paint(chef, states, key, **painting)
-        plain = generate.paint(chef, None, key, embeddings=generate.text_states(chef, texts), **painting)
+        told = [held_out.target_text(i, target_text) for i in numbers]
+        plain = generate.paint(chef, None, key, embeddings=generate.text_states(chef, told), **painting)
         mine, other = (clip_features(chef, list(side))[1] for side in (made, plain))
         results["t2i_clip_similarity"] = float(metrics.cosine(mine, projected).mean())
         results["sd_clip_similarity"] = float(metrics.cosine(other, projected).mean())
         results["random_clip_similarity"] = float(metrics.cosine(np.roll(mine, 1, axis=0), projected).mean())
+        results |= decisions(chef, held_out, samples, key, batch_size)
+        for name, side in (("t2i", made), ("sd", plain), ("real", images)) if judge else ():
+            kinds, seen = judge(list(side))
+            put_base(f"{name}_picture", kinds)
+            scores = metrics.set_scores(seen, wanted).items()
+            results |= {f"{name}_picture_ingredient_{score}": value for score, value in scores}
     return {name: {"value": value, "samples": len(numbers)} for name, value in results.items()}
+
+
+def _draw(chef: Chef, texts: list[str], key: jax.Array, batch_size: int, force: bool) -> list[generate.Draft]:
+    """What comes after whole texts if a picture must come, or may."""
+    drafts: list[generate.Draft] = []
+    decision = ImageDecision(bias=np.inf if force else 0.0, ends=True)
+    for first in range(0, len(texts), batch_size):
+        prompts = [[shorten(chef, text)] for text in texts[first : first + batch_size]]
+        padded = prompts + prompts[:1] * (batch_size - len(prompts))  # one program for all batches
+        drafts += generate.write(chef, padded, key, max_words=1, images=decision)[: len(prompts)]
+    return drafts
+
+
+def decisions(
+    chef: Chef, held_out: RecipeSet, samples: int, key: jax.Array, batch_size: int = 16
+) -> dict[str, float]:
+    """Whether pictures come where they should, after at most `samples` texts of either kind."""
+    results, right = {}, []
+    for should, name in ((True, "picture_where_wanted"), (False, "picture_where_not")):
+        there = [i for i in range(held_out.num_recipes) if held_out.pictured(i) == should]
+        count = min(samples, len(there))
+        texts = [held_out.text(there[i * len(there) // count]) for i in range(count)]
+        came = [len(d.states) > 0 for d in _draw(chef, texts, key, batch_size, False)]
+        right.append([c == should for c in came])
+        if came:
+            results[name] = float(np.mean(came))
+    return results | {"decision_accuracy": float(np.mean([np.mean(r) for r in right if r]))}
 
 
 def shorten(chef: Chef, text: str) -> str:

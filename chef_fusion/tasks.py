@@ -8,7 +8,8 @@
 
     one message that is a photo      the photo, then the beginning of a recipe (i2t)
     one message of recipe text       that text, as it stands: a beginning to go on from (t2t, t2i, t2ti)
-    anything else                    turns of "Q: ...\\nA: ...", each photo before its turn (it2t, dialogue)
+    anything else                    turns of "Q: ...\\nA: ...\\n" (it2t, dialogue); the user's photos stand
+                                     before their turn, the pictures of an answer after it
 """
 
 import dataclasses
@@ -123,8 +124,11 @@ def prompt_of(messages: Sequence[Message], task: str) -> list[Part]:
     for message in messages:
         own = content_of(message)
         said = " ".join(part.strip() for part in own if isinstance(part, str))
-        turns += [part for part in own if not isinstance(part, str)]
-        turns.append(f"Q: {said}\nA:" if message["role"] == "user" else f" {said}\n")
+        seen = [part for part in own if not isinstance(part, str)]
+        if message["role"] == "user":
+            turns += [*seen, f"Q: {said}\nA:"]
+        else:  # a picture stands where it was made
+            turns += [f" {said}", *seen, "\n"]
     if last["role"] != "user":
         raise UserError("the last message must be the user's")
     return turns

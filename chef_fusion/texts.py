@@ -73,8 +73,10 @@ def _document(record: dict[str, Any], path: str, number: int) -> str:
         raise UserError(f'{path}, line {number} has no "text" and is no recipe: {error}') from error
 
 
-def of_recipes(found: RecipeSet) -> Documents:
-    """The captions of a set of recipes."""
+def documents(found: Documents | RecipeSet) -> Documents:
+    """Of a set of recipes the captions."""
+    if isinstance(found, Documents):
+        return found
     return Documents([found.text(i) for i in range(found.num_recipes)], found.name(0))
 
 

@@ -57,6 +57,11 @@ class LanguageTokenizer:
     def pad(self) -> int:
         return self.tokenizer.pad_token_id
 
+    @property
+    def newline(self) -> int:
+        """Ends an answer."""
+        return self.ids("\n")[0]
+
     def ids(self, text: str, bos: bool = False) -> list[int]:
         """Token ids, without [IMG]."""
         found = self.tokenizer(text, add_special_tokens=False)["input_ids"]

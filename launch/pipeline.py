@@ -1,7 +1,8 @@
 """Runs a chain of stages: `python -m launch.pipeline --config=... --workdir=...`
 
-Each stage trains an experiment in `workdir/<stage>`, on the components of the stages before it, and measures
-it; then samples are drawn and one report is written. What is complete is skipped, what was cut off goes on.
+Each stage prepares something or trains an experiment in `workdir/<stage>`, on what the stages before it made,
+and measures it; then samples are drawn and one report is written. What is complete is skipped, what was cut
+off goes on.
 """
 
 import json
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 
 from launch import report, sample
 from launch.evaluate import evaluate
+from launch.prepare import prepare
 from launch.runtime import cli, registry
 from launch.runtime.config import flatten
 from launch.runtime.images import grid, save_png
@@ -71,22 +73,53 @@ class Record:
 
 
 def stage_config(config: ConfigDict, name: str, workdir: str) -> ConfigDict:
-    """The stage's own config file with its overrides, the pipeline's data, and the components before it."""
-    made = {k: os.path.join(workdir, v, "component") for k, v in config.stages[name].components.items()}
-    return configure(config, name, made)
-
-
-def configure(config: ConfigDict, name: str, components: dict[str, str]) -> ConfigDict:
-    """The stage's own config file with its overrides, the pipeline's data, and these components' folders."""
+    """The stage's own config file with its overrides, the pipeline's data, what the stages before made."""
     stage = config.stages[name]
-    made = {f"components.{k}": path for k, path in components.items()}
-    path = {"data.path": config.path} if config.path else {}
-    return cli.read_config(stage.config, flatten(stage.overrides.to_dict()) | made | path)
+    made = {k: os.path.join(workdir, v, "component") for k, v in stage.components.items()}
+    prepared = {k.replace("__", "."): os.path.join(workdir, v) for k, v in stage.prepared.items()}
+    return configure(config, name, made, prepared)
+
+
+def configure(
+    config: ConfigDict, name: str, components: dict[str, str], fields: dict[str, Any] | None = None
+) -> ConfigDict:
+    """The stage's own config file with its overrides, the pipeline's data, these components' folders and
+    `fields`.
+
+    Raises:
+      UserError: the stage's data are at a path that is not given.
+    """
+    stage = config.stages[name]
+    made = {f"components.{k}": path for k, path in components.items()} | (fields or {})
+    if stage.path and not config.get("paths", {}).get(stage.path):
+        raise UserError(f"the stage {name} needs data: --config.paths.{stage.path}=<where they are>")
+    path = config.paths[stage.path] if stage.path else config.path
+    return cli.read_config(
+        stage.config, flatten(stage.overrides.to_dict()) | made | ({"data.path": path} if path else {})
+    )
+
+
+def prepare_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Record) -> int:
+    """What `launch.prepare` makes of one stage; 0."""
+    stage, folder = pipeline_config.stages[name], os.path.join(workdir, name)
+    config = stage_config(pipeline_config, name, workdir)
+    made = [os.path.join(workdir, v, "component") for v in stage.components.values()]
+    inputs = [config.to_json(), [component.describe(path).content_hash for path in made]]
+    if os.path.isdir(folder) and record.done(name, inputs):
+        return 0
+    print(f"\n== {name}: {stage.title}", file=sys.stderr)
+    started = time.perf_counter()
+    prepare(config, folder)
+    about = {"kind": "prepare", "title": stage.title, "dir": name, "experiment": config.experiment}
+    record.add(name, inputs, time.perf_counter() - started, **about)
+    return 0
 
 
 def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Record) -> int:
     """Trains and measures one stage; 0, or `cli.STOPPED`."""
     stage, folder = pipeline_config.stages[name], os.path.join(workdir, name)
+    if stage.command == "prepare":
+        return prepare_stage(pipeline_config, name, workdir, record)
     config = stage_config(pipeline_config, name, workdir)
     print(f"\n== {name}: {stage.title}", file=sys.stderr)
     started = time.perf_counter()
@@ -118,9 +151,11 @@ def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Reco
 
 def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
     """The sample tasks of the config, and a grid of real images to hold them against."""
-    folders = [os.path.join(workdir, name, "component") for name in config.order]
+    trained = [name for name in config.order if config.stages[name].command == "train"]
+    folders = [os.path.join(workdir, name, "component") for name in trained]
     hashes = [component.describe(folder).content_hash for folder in folders]
-    first = stage_config(config, config.order[0], workdir)
+    configs = (stage_config(config, name, workdir) for name in trained)
+    first = next(c for c in configs if "image_column" in c.data)
     open_source = registry.resolve(registry.SOURCES, first.data.source, "config.data.source")
     images, _ = eval_arrays(open_source(first.data, first.data.eval_split), first.data, 64)
     real = os.path.join(workdir, "samples", "real")

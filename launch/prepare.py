@@ -1,18 +1,24 @@
-"""Computes what frozen networks make of the data, once: `python -m launch.prepare --config=... --out=...`
+"""Computes what training reads, once: `python -m launch.prepare --config=... --out=...`
 
-Of a ChefFusion config: the text encoder's states of every recipe, which l_g compares with. Train with
---config.method.targets=<out> to read them instead of computing them in each step. Cut off, the same command
-goes on where it was; what is there and still right is left alone.
+    configs/chef_fusion/tokenizer.py   a byte-level BPE tokenizer of one's own texts, for
+                                       --config.data.tokenizer
+    configs/chef_fusion/joints.py      the text encoder's states of every recipe, which l_g compares with, for
+                                       --config.method.targets; cut off, the same command goes on where it was
+
+What is there and still right is left alone.
 """
 
 import functools
+import os
+import shutil
 import sys
 
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 
-from chef_fusion import targets
+from chef_fusion import targets, texts, tokenization
 from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.tokenization import CaptionTokenizer
 from launch.runtime import cli, registry
@@ -23,15 +29,26 @@ from rcg.experiment import compute_options
 BATCH = 64
 
 
-def main(argv: list[str]) -> int:
-    def define(values: flags.FlagValues) -> None:
-        cli.define_config(values)
-        flags.DEFINE_string("out", None, "folder to write to", flag_values=values)
+def make_tokenizer(config: ConfigDict, out: str) -> None:
+    """Learns from the training texts, and writes the folder whole or not at all.
 
-    values = cli.parse(argv, define, __doc__)
-    config, out = cli.required(values, "config"), cli.required(values, "out")
-    if config.experiment != "chef_fusion.joints":
-        raise UserError(f"{config.experiment} has nothing to prepare; chef_fusion.joints has")
+    Raises:
+      UserError: something else is at `out`.
+    """
+    if os.path.exists(out) and os.listdir(out) and not os.path.exists(os.path.join(out, "tokenizer.json")):
+        raise UserError(f"{out} exists and is no tokenizer: name another folder, it would be replaced")
+    open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
+    documents = texts.documents(open_source(config.data, "train"))
+    staging = os.path.abspath(out) + ".incomplete"
+    shutil.rmtree(staging, ignore_errors=True)
+    count = tokenization.train(config.kind, documents, config.vocab_size, staging)
+    shutil.rmtree(out, ignore_errors=True)
+    os.rename(staging, out)
+    print(f"{count} tokens of {len(documents)} texts in {out}", file=sys.stderr)
+
+
+def make_targets(config: ConfigDict, out: str) -> None:
+    """The text encoder's states of both splits' recipes."""
     options = compute_options(config.compute)
     path = config.components.stable_diffusion
     held = component.load(path, "stable_diffusion", dtype=options["dtype"])
@@ -54,6 +71,29 @@ def main(argv: list[str]) -> int:
 
         targets.compute(out, split, recipes, wanted, encode, BATCH, progress)
         print(f"\r{split}: {recipes.num_recipes} recipes in {out}", file=sys.stderr)
+
+
+PREPARED = {"chef_fusion.tokenizer": make_tokenizer, "chef_fusion.joints": make_targets}
+
+
+def prepare(config: ConfigDict, out: str) -> None:
+    """What `config.experiment` needs, into the folder `out`.
+
+    Raises:
+      UserError: it needs nothing, or something is missing.
+    """
+    if config.experiment not in PREPARED:
+        raise UserError(f"{config.experiment} has nothing to prepare; these have: {', '.join(PREPARED)}")
+    PREPARED[config.experiment](config, out)
+
+
+def main(argv: list[str]) -> int:
+    def define(values: flags.FlagValues) -> None:
+        cli.define_config(values)
+        flags.DEFINE_string("out", None, "folder to write to", flag_values=values)
+
+    values = cli.parse(argv, define, __doc__)
+    prepare(cli.required(values, "config"), cli.required(values, "out"))
     return 0
 
 

@@ -198,14 +198,21 @@ def train(config: ConfigDict, workdir: str) -> int:
     with StopSignal() as stop, Progress(config.total_steps, config.batch_size, step) as progress:
         if resumed:
             progress.note(f"resumed {workdir} at step {step}")
-        started = time.perf_counter()
-        train_step = setup.compile_step()
-        progress.compiled(time.perf_counter() - started)
+        programs: dict[tuple, Any] = {}  # by the shapes of a batch
+
+        def train_step(state: TrainState, frozen: Any, batch: dict[str, jax.Array], key: jax.Array) -> Any:
+            shapes = tuple((name, batch[name].shape) for name in sorted(batch))
+            if shapes not in programs:
+                started = time.perf_counter()
+                programs[shapes] = setup.compile_step(batch=batch)
+                progress.compiled(time.perf_counter() - started)
+            with jax.transfer_guard("disallow"):
+                return programs[shapes](state, frozen, batch, key)
+
         position, bad_position = iterator.get_state(), bad.state()
         batch, before = next_batch() if step < config.total_steps else None, None
         while step < config.total_steps and not stop.received:
-            with jax.transfer_guard("disallow"):
-                state, done = train_step(state, frozen, batch, key)
+            state, done = train_step(state, frozen, batch, key)
             step += 1
             # what a resume at this step must read next: the batch not yet fetched
             position, bad_position = iterator.get_state(), bad.state()

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from chef_fusion.backbones.attention import Attention, attention_rules, causal_mask
-from rcg.data.decode import center_crop, resize_short_side
+from rcg.data.decode import center_crop, decode, resize_short_side
 from rcg.errors import UserError
 from rcg.layers import Array, Dtype, Stack, gelu, layer_norm, linear
 from rcg.torch_weights import Rule, dense, norm
@@ -201,6 +201,15 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
     Short side to `size` (bicubic), centre crop with odd margins rounded down.
     """
     return center_crop(resize_short_side(image, size), size, down=True)
+
+
+def to_pixels(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
+    """`prepare` of an image, PIL or [H, W, 3], uint8 or in [0, 1]."""
+    if isinstance(image, np.ndarray) and image.dtype != np.uint8:
+        image = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    if isinstance(image, np.ndarray):
+        image = decode(image)
+    return prepare(image.convert("RGB"), size)
 
 
 def normalise(images: Array) -> Array:

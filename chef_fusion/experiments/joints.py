@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from chef_fusion import generate, scoring, targets
+from chef_fusion import generate, judge, kitchen_scores, scoring, targets, tasks
 from chef_fusion import model as chef_model
 from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.data import Texts, recipe_dataset
+from chef_fusion.kitchen_sets import KitchenRecipes
 from chef_fusion.model import CHOICES, Recipe
 from rcg.component import Component
 from rcg.errors import UserError
@@ -49,6 +50,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             f"config.data.max_tokens {length} must be at least {m + 2}, and with the visual tokens at most "
             f"the language model's {model.lm.opt.max_position_embeddings} positions"
         )
+    if any(not m + 2 <= edge < length for edge in config.data.length_buckets):
+        raise UserError(
+            f"config.data.length_buckets {tuple(config.data.length_buckets)} must lie between {m + 2} and "
+            f"config.data.max_tokens {length}"
+        )
     if config.data.image_size != size:
         raise UserError(
             f"config.data.image_size is {config.data.image_size}, but the vision tower sees {size} px; set "
@@ -56,6 +62,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         )
     if recipe.concat_captions and config.batch_size % 2:
         raise UserError(f"config.method.concat_captions needs an even batch_size, not {config.batch_size}")
+    if recipe.concat_captions and config.mesh.tensor > 1 and jax.default_backend() == "cpu":
+        raise UserError("config.method.concat_captions can't run with config.mesh.tensor > 1 on CPU devices")
     cached = bool(method.targets)
     shape = (sd.max_tokens, sd.unet.cross_attention_dim)
 
@@ -66,7 +74,15 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             encoder = components["stable_diffusion"].content_hash
             wanted = targets.identity(recipes, config.data.target_text, encoder, shape)
             held = targets.open_targets(method.targets, split, wanted)
-        return Texts(recipes, chef.language, chef.captions, length, config.data.target_text, targets=held)
+        return Texts(
+            recipes,
+            chef.language,
+            chef.captions,
+            length,
+            config.data.target_text,
+            targets=held,
+            buckets=config.data.length_buckets,
+        )
 
     dataset = recipe_dataset(source, config.data, texts)
 
@@ -113,7 +129,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             made[name] = jax.image.resize(painted, (len(painted), size, size, 3), "linear")
         return made
 
-    fields = ("image", "tokens", "length", "mask", "target" if cached else "text_ids")
+    fields = ("image", "tokens", "length", "after", "mask", "target" if cached else "text_ids")
 
     def evaluate(params, extra, frozen, rng, put):
         variables = {"params": params}
@@ -122,29 +138,41 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         def measure(variables, frozen, batch):
             batch = with_target(frozen, batch)
             _, parts = chef_model.losses(model, variables, frozen, batch, recipe)
-            counted = batch["mask"][:, None] > 0
-            words = ((chef_model.caption_labels(model, batch["tokens"]) >= 0) & counted).sum()
-            return jnp.stack([parts["l_r"], parts["l_p"], parts["l_g"]]), words, counted.sum()
+            counted = batch["mask"] > 0
+            words = ((chef_model.caption_labels(model, batch["tokens"]) >= 0) & counted[:, None]).sum()
+            pictured = (counted & (batch["after"] == model.joints.image_first)).sum()
+            return jnp.stack([parts["l_r"], parts["l_p"], parts["l_g"]]), words, pictured
 
         sums, weights, samples = np.zeros(3), np.zeros(3), 0
         for placed, keep, _ in eval_batches(dataset, config, put, fields):
-            means, words, rows = (np.asarray(x, np.float64) for x in measure(variables, frozen, placed))
-            weight = np.array([words, words, rows])
+            means, words, pictured = (np.asarray(x, np.float64) for x in measure(variables, frozen, placed))
+            weight = np.array([words, words, pictured])
             sums, weights, samples = sums + means * weight, weights + weight, samples + int(keep.sum())
         l_r, l_p, l_g = sums / np.maximum(weights, 1)
         values = {"l_r": l_r, "l_p": l_p, "l_g": l_g, "perplexity": np.exp(l_r)}
         results = {name: {"value": float(v), "samples": samples} for name, v in values.items()}
         if method.eval_samples:
             asked = dataclasses.replace(chef, params=variables, frozen=frozen)
+            held_out, opinions = source("eval"), None
+            if "judge" in components:
+                judging = judge.build(components["judge"].architecture, **options)
+                opinions = functools.partial(judge.opinions, judging, frozen["judge"])
             results |= scoring.score(
                 asked,
-                source("eval"),
+                held_out,
                 source("train"),
                 rng,
                 samples=method.eval_samples,
                 max_words=method.eval_words,
                 painting=painting(method),
+                target_text=config.data.target_text,
+                judge=opinions,
             )
+            if isinstance(held_out, KitchenRecipes):
+                settings = tasks.Settings(max_words=method.eval_words, **painting(method))
+                results |= kitchen_scores.dialogues(
+                    asked, held_out, rng, settings, samples=method.eval_samples, judge=opinions
+                )
         return results
 
     target = {"target": (shape, jnp.float32)} if cached else {"text_ids": (shape[:1], jnp.int32)}
@@ -157,6 +185,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             "image": ((size, size, 3), jnp.uint8),
             "tokens": ((length,), jnp.int32),
             "length": ((), jnp.int32),
+            "after": ((), jnp.int32),
             **target,
         },
         dataset=dataset,

@@ -43,10 +43,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     @functools.cache
     def stream(split: str) -> np.ndarray:
-        documents = source(split)
-        if isinstance(documents, texts.RecipeSet):
-            documents = texts.of_recipes(documents)
-        return texts.packed(documents, encode, tokenizer.bos_token_id)
+        return texts.packed(texts.documents(source(split)), encode, tokenizer.bos_token_id)
 
     def dataset(split, batch_size, seed, shard_index, shard_count):
         shard = {"shard_index": shard_index, "shard_count": shard_count}

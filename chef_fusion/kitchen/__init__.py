@@ -7,9 +7,20 @@
 The same (seed, index) gives the same dish, picture and words in every process.
 """
 
-from chef_fusion.kitchen.menu import BASES, INGREDIENTS, SPLITS, Dish, Style, dish, partition, with_, without
+from chef_fusion.kitchen.menu import (
+    BASES,
+    INGREDIENTS,
+    SPLITS,
+    Dish,
+    Style,
+    dish,
+    instead,
+    partition,
+    with_,
+    without,
+)
 from chef_fusion.kitchen.scenes import draw
-from chef_fusion.kitchen.source import KitchenSource, open_source
+from chef_fusion.kitchen.source import KitchenSource, open_source, picture
 from chef_fusion.kitchen.words import read, recipe
 
 __all__ = [
@@ -21,8 +32,10 @@ __all__ = [
     "Style",
     "dish",
     "draw",
+    "instead",
     "open_source",
     "partition",
+    "picture",
     "read",
     "recipe",
     "with_",

@@ -734,6 +734,23 @@ def without(dish: Dish, ingredient: str) -> Dish:
     return _ordered(dish, amounts)
 
 
+def instead(dish: Dish, ingredient: str, other: str) -> Dish:
+    """The same dish with `other` in the place of `ingredient`, one of a kind.
+
+    Raises:
+      UserError: the dish has not the one, or has the other, or they are not of a kind.
+    """
+    if ingredient not in dish.ingredients or other in dish.ingredients:
+        raise UserError(
+            f'{dish.base}: can\'t take "{other}" for "{ingredient}" in: {", ".join(dish.ingredients)}'
+        )
+    if not any({ingredient, other} <= set(names) for _, _, names in MENU[dish.base].groups):
+        raise UserError(f'{dish.base}: "{other}" does not take the place of "{ingredient}"')
+    amounts = dict(zip(dish.ingredients, dish.amounts, strict=True))
+    amounts[other] = amounts.pop(ingredient)
+    return _ordered(dish, amounts)
+
+
 def _ordered(dish: Dish, amounts: dict[str, int]) -> Dish:
     menu = [name for _, _, names in MENU[dish.base].groups for name in names]
     names = tuple(sorted(amounts, key=menu.index))

@@ -1,12 +1,29 @@
 """The kitchen as a source of records (`rcg.data.Source`)."""
 
 import dataclasses
+import functools
 from typing import Any, ClassVar
+
+import numpy as np
 
 from chef_fusion.kitchen import menu
 from chef_fusion.kitchen.scenes import draw
 from chef_fusion.kitchen.words import recipe
 from rcg.errors import UserError
+
+KEPT_SIZE = 64
+
+
+@functools.lru_cache(maxsize=2**15)
+def _kept(dish: menu.Dish, size: int) -> np.ndarray:
+    image = draw(dish, size)
+    image.flags.writeable = False
+    return image
+
+
+def picture(dish: menu.Dish, size: int) -> np.ndarray:
+    """uint8 [size, size, 3]. Small ones are kept, 400 MB at most: the stages of a pipeline see the same."""
+    return _kept(dish, size) if size <= KEPT_SIZE else draw(dish, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +57,7 @@ class KitchenSource:
     def __getitem__(self, i: int) -> dict[str, Any]:
         """{"image": uint8 [image_size, image_size, 3], "label": int}."""
         made = self.dish(i)
-        return {"image": draw(made, self.image_size), "label": menu.BASES.index(made.base)}
+        return {"image": picture(made, self.image_size), "label": menu.BASES.index(made.base)}
 
     def recipe(self, i: int) -> dict[str, Any]:
         """The recipe of dish `i`, in Recipe1M's record form."""

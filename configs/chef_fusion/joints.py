@@ -24,7 +24,8 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     c = training()
     c.experiment = "chef_fusion.joints"
-    c.components = ConfigDict({"lm": "", "vision": "", "stable_diffusion": ""})
+    # judge: says in evaluation what made pictures show; "": nobody does
+    c.components = ConfigDict({"lm": "", "vision": "", "stable_diffusion": "", "judge": ""})
     c.model = ConfigDict()
     c.model.image_first = 50266  # id of [IMG0]: OPT's 50265 tokens, <|image|>, then the eight
     c.model.num_visual_tokens = 4  # the paper's k
@@ -53,6 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method.eval_words = 256
     c.data = recipes(image_size=224)
     c.data.max_tokens = 300
+    c.data.length_buckets = ()  # batches of shorter texts are only as long as one of these
     c.batch_size = 16
     c.total_steps = 14_000
     c.optimizer.learning_rate = 1e-3

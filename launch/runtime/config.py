@@ -24,6 +24,8 @@ SAMPLING = {
     "rcg.mage": (
         r"method\.(temperature|cfg_scale|mage_steps|rdm_steps|eta|ddim_end)|components\.(rdm|features)"
     ),
+    "chef_fusion.stable_diffusion": r"method\.(sample_steps|scheduler|cfg_scale)",
+    "chef_fusion.joints": r"method\.(sample_steps|sample_size|scheduler|cfg_scale)|components\.judge",
 }
 
 

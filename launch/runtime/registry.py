@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "chef_fusion.clip": "chef_fusion.experiments.clip:experiment",
     "chef_fusion.vae": "chef_fusion.experiments.vae:experiment",
     "chef_fusion.stable_diffusion": "chef_fusion.experiments.stable_diffusion:experiment",
+    "chef_fusion.judge": "chef_fusion.experiments.judge:experiment",
     "chef_fusion.joints": "chef_fusion.experiments.joints:experiment",
 }
 
@@ -30,7 +31,9 @@ SOURCES = {
     "recipe1m": "chef_fusion.data:open_recipes",
     "recipe_tsv": "chef_fusion.data:open_recipes",
     "recipe_jsonl": "chef_fusion.data:open_recipes",
-    "recipes_kitchen": "chef_fusion.data:open_recipes",
+    "recipes_kitchen": "chef_fusion.kitchen_sets:open_recipes",
+    "kitchen_talk": "chef_fusion.kitchen_sets:open_recipes",
+    "kitchen_texts": "chef_fusion.kitchen_sets:open_texts",
     "texts": "chef_fusion.texts:open_texts",
 }
 

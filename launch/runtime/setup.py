@@ -56,9 +56,12 @@ class Setup:
             loaded[name] = components.load(path, sharding=shardings, dtype=dtype).variables
         return loaded
 
-    def compile_step(self, compiler_options: dict[str, Any] | None = None) -> Any:
-        """(state, frozen, batch, key) -> (state, done), compiled ahead of use; the state is donated,
-        `done` is a scalar of its own to wait for."""
+    def compile_step(
+        self, compiler_options: dict[str, Any] | None = None, batch: PyTree | None = None
+    ) -> Any:
+        """(state, frozen, batch, key) -> (state, done), compiled ahead of use; the state is donated, `done`
+        is a scalar of its own to wait for. For batches like `batch`, else of the experiment's full size."""
+        batch = self.batch_abstract if batch is None else batch
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
 
         def program(state: TrainState, *inputs: Any) -> tuple[TrainState, jax.Array]:
@@ -69,7 +72,7 @@ class Setup:
         step = jax.jit(program, out_shardings=out, donate_argnums=0)
         key = jax.eval_shape(lambda: root_key(self.config))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=meshes.replicated(self.mesh))
-        lowered = step.lower(self.abstract, self.frozen_abstract, self.batch_abstract, key)
+        lowered = step.lower(self.abstract, self.frozen_abstract, batch, key)
         return lowered.compile(compiler_options)
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:

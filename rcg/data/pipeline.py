@@ -40,6 +40,7 @@ def image_batches(
     shard_count: int = 1,
     records: int | None = None,
     choose: Callable[[int, float], int] | None = None,
+    alike: Sequence[np.ndarray] = (),
 ) -> grain.IterDataset:
     """Batches of squares from `source`.
 
@@ -52,6 +53,8 @@ def image_batches(
       batch_size: rows of this shard's batches.
       records, choose: where several images belong together: how many groups there are, and (group, uniform
         draw) -> index of the image to take this time; for "eval" the draw is 0.
+      alike: sets of records (or groups); a training batch takes all of its rows from one of them, as often as
+        its share of the records.
 
     Returns:
       A dataset of {"image": uint8 [B, S, S, 3], "label": int32 [B], "bad": int32 [B], the undecodable
@@ -71,19 +74,27 @@ def image_batches(
         rows = -(-count // (batch_size * shard_count)) * batch_size * shard_count
         spread = [i * groups // count for i in range(count)]
         spread = [choose(i, 0.0) if choose else i for i in spread] + [PADDING] * (rows - count)
-        elements = grain.MapDataset.source([(index, NO_DRAWS) for index in spread])
+        parts = [grain.MapDataset.source([(index, NO_DRAWS) for index in spread])]
         load, workers = _Loader(source, _transform(data, train=False), 0, _cores()), 0
     elif split == "train":
         transform = _transform(data, train=True)
         fits = len(source) * transform.resize**2 * 3 <= data.cache_mb * 2**20
         # Kept in memory, records are decoded once: processes would only multiply the memory.
         workers = 0 if fits else data.workers
-        elements = grain.MapDataset.range(records or len(source)).seed(seed % 2**32).shuffle().repeat(None)
-        elements = elements.random_map(_Draw(choose))
+        sets = [members for members in alike if len(members)] or [range(records or len(source))]
+        parts = [
+            grain.MapDataset.source(members).seed((seed + i) % 2**32).shuffle().repeat(None)
+            for i, members in enumerate(sets)
+        ]
+        parts = [part.random_map(_Draw(choose)) for part in parts]
         load = _Loader(source, transform, data.cache_mb if fits else 0, 1 if workers else _cores())
     else:
         raise ValueError(f'split is "train" or "eval", not "{split}"')
-    batches = elements.slice(slice(shard_index, None, shard_count)).batch(batch_size, batch_fn=list).map(load)
+    shard = slice(shard_index, None, shard_count)
+    parts = [part.slice(shard).batch(batch_size, batch_fn=list) for part in parts]
+    # every shard takes its batches from the same sets in the same order
+    mixed = grain.MapDataset.mix(parts, [len(s) for s in sets]) if len(parts) > 1 else parts[0]
+    batches = mixed.map(load)
     if split == "train":
         batches = batches.map(_without_mask)
     # One reader: the loader itself decodes a batch's records in parallel, so few batches are in flight.
@@ -154,7 +165,7 @@ class _Draw:
 
     def __call__(self, index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
         draws = rng.random(3)
-        return (self._choose(index, rng.random()) if self._choose else index), draws
+        return (self._choose(index, rng.random()) if self._choose else int(index)), draws
 
 
 def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -1,0 +1,82 @@
+"""The judge of made pictures: learns from real pictures of dishes which dish it is and what is on it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from chef_fusion import judge
+from chef_fusion.data import recipe_dataset
+from chef_fusion.kitchen import BASES, INGREDIENTS
+from chef_fusion.metrics import set_scores
+from rcg.component import Component
+from rcg.experiment import Experiment, compute_options, eval_batches, to_unit, whole
+
+
+def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
+    """See `Experiment`. Needs no component; reads a source of dishes (`KitchenRecipes`)."""
+    del components
+    size, options = config.data.image_size, compute_options(config.compute)
+    names = {"bases": list(BASES), "ingredients": list(INGREDIENTS)}
+    architecture = config.model.to_dict() | names | {"image_size": size}
+    module = judge.build(architecture, **options)
+
+    def told(dishes, split):
+        def add(batch):
+            shown = [dishes.dish(i) for i in batch["label"]]
+            present = np.zeros((len(shown), len(INGREDIENTS)), np.float32)
+            for row, dish in zip(present, shown, strict=True):
+                row[[INGREDIENTS.index(name) for name in dish.ingredients]] = 1
+            return batch | {
+                "base": np.array([BASES.index(dish.base) for dish in shown], np.int32),
+                "present": present,
+            }
+
+        return add
+
+    dataset = recipe_dataset(source, config.data, told)
+
+    def init(rng):
+        return module.init(rng, jnp.zeros((1, size, size, 3)))["params"], {}
+
+    def answers(params, batch):
+        return module.apply({"params": params}, to_unit(batch["image"]))
+
+    def loss(params, extra, frozen, batch, rng):
+        kinds, present = answers(params, batch)
+        of_base = optax.softmax_cross_entropy_with_integer_labels(kinds, batch["base"]).mean()
+        of_each = optax.sigmoid_binary_cross_entropy(present, batch["present"]).sum(-1).mean()
+        value = of_base + of_each
+        return value, ({"loss": value, "base_loss": of_base, "ingredient_loss": of_each}, extra)
+
+    def evaluate(params, extra, frozen, rng, put):
+        run, right, found, wanted = jax.jit(answers), [], [], []
+        for placed, keep, batch in eval_batches(dataset, config, put, ("image",)):
+            kinds, present = (whole(x)[keep] for x in run(params, placed))
+            local = {name: whole(batch[name])[keep] for name in ("base", "present")}
+            right.append(kinds.argmax(-1) == local["base"])
+            found += [frozenset(np.flatnonzero(row > 0)) for row in present]
+            wanted += [frozenset(np.flatnonzero(row)) for row in local["present"]]
+        values = {"base_accuracy": np.concatenate(right).mean()}
+        values |= {f"ingredient_{name}": value for name, value in set_scores(found, wanted).items()}
+        return {name: {"value": float(v), "samples": len(found)} for name, v in values.items()}
+
+    return Experiment(
+        kind="chef_fusion.judge",
+        architecture=architecture,
+        init=init,
+        loss=loss,
+        batch_spec={
+            "image": ((size, size, 3), jnp.uint8),
+            "base": ((), jnp.int32),
+            "present": ((len(INGREDIENTS),), jnp.float32),
+        },
+        dataset=dataset,
+        panels=lambda params, extra, frozen, batch, rng: {},
+        evaluate=evaluate,
+        export=lambda params, extra: {"params": params},
+    )
