@@ -378,8 +378,8 @@ class Texts:
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Adds "recipe" int32 [B]; with `language` "tokens" [B, max_tokens], "length" [B] and "after" [B],
-        the token that follows the words: [IMG0], or a new line where no picture comes; with `captions` "text_ids"
-        [B, 77], or "target" [B, 77, D]."""
+        the token that follows the words: [IMG0], or a new line where no picture comes; with `captions`
+        "text_ids" [B, 77], or "target" [B, 77, D]."""
         numbers = [self.recipes.of_photo(photo) for photo in batch["label"]]
         found: dict[str, np.ndarray] = {"recipe": np.array(numbers, np.int32)}
         if self.language is not None:

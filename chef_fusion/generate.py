@@ -25,22 +25,25 @@ from chef_fusion import model as chef_model
 from chef_fusion.backbones import clip, opt
 from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.decoding import ImageDecision, Sampling
+from chef_fusion.recipe_rdm import condition
 from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
 from rcg import component
+from rcg import generate as chain
 from rcg.errors import UserError
 from rcg.experiment import compute_options
 
 Array = jax.Array
 Part = str | Image.Image | np.ndarray
 KINDS = {"joints": "chef_fusion", "lm": "opt", "vision": "clip", "stable_diffusion": "stable_diffusion"}
+DECODERS = ("stable_diffusion", "rcg")  # what can paint
 NO_IMAGES = ImageDecision(bias=-np.inf, max_images=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Chef:
     """Everything that answers: modules, the trained joints' `params`, the `frozen` networks' variables by
-    name ("lm", "vision", "stable_diffusion"), and the tokenizers. Without `sd` it only writes; without
-    tokenizers, as of networks that are only planned, it does nothing."""
+    name ("lm", "vision", "stable_diffusion"), and the tokenizers. Without `sd` and `rcg`, the image decoders,
+    it only writes; without tokenizers, as of networks that are only planned, it does nothing."""
 
     model: chef_model.ChefFusion
     params: Mapping[str, Any]
@@ -48,6 +51,11 @@ class Chef:
     language: LanguageTokenizer | None
     sd: pipeline.StableDiffusion | None = None
     captions: CaptionTokenizer | None = None
+    rcg: chain.RCG | None = None
+
+    @property
+    def paints(self) -> bool:
+        return self.sd is not None or self.rcg is not None
 
     @property
     def context(self) -> int:
@@ -77,19 +85,30 @@ def find(folder: str) -> dict[str, str]:
     return found
 
 
-def load(source: str | Mapping[str, str], *, dtype: str = "auto", images: bool = True) -> Chef:
+def load(
+    source: str | Mapping[str, str],
+    *,
+    dtype: str = "auto",
+    images: bool = True,
+    image_decoder: str = "stable_diffusion",
+    rcg: str | Mapping[str, str] = "",
+) -> Chef:
     """A trained ChefFusion.
 
     Args:
       source: a run's or a pipeline's folder, see `find`; or component name -> path.
       dtype: of the frozen networks; "auto": bfloat16 on accelerators, float32 on a CPU.
       images: also loads what paints.
+      image_decoder: what that is: "stable_diffusion", or "rcg" with an RDM that was trained on recipes.
+      rcg: where RCG's networks are, see `rcg.load`; by default in `source`, a pipeline's folder.
 
     Raises:
       UserError: a component is missing or does not fit the others.
     """
+    if image_decoder not in DECODERS:
+        raise UserError(f'image_decoder "{image_decoder}" is not one of {", ".join(DECODERS)}')
     paths = dict(find(source) if isinstance(source, str) else source)
-    if not images:
+    if not images or image_decoder != "stable_diffusion":
         paths.pop("stable_diffusion", None)
     for name in ("joints", "lm", "vision"):
         if name not in paths:
@@ -115,7 +134,24 @@ def load(source: str | Mapping[str, str], *, dtype: str = "auto", images: bool =
         options,
     )
     needs_tokenizers(chef)
+    if images and image_decoder == "rcg":
+        chef = dataclasses.replace(chef, rcg=_load_rcg(rcg or source, chef, dtype))
     return chef
+
+
+def _load_rcg(source: str | Mapping[str, str], chef: Chef, dtype: str) -> chain.RCG:
+    """Raises UserError: no RDM there that is told recipes, or one that is told other states."""
+    paths = chain.find(source, conditional=True) if isinstance(source, str) else dict(source)
+    paths.pop("encoder", None)
+    if "rdm" not in paths:
+        raise UserError(
+            f"{source} holds no RDM that was trained on recipes; train configs/chef_fusion/recipe_rdm.py"
+        )
+    model = chain.load(paths, dtype=dtype)
+    told, states = model.rdm.module.condition_dim, chef.model.joints.out_dim
+    if told != 2 * states:
+        raise UserError(f"the RDM is told {told} values, but text states of {states} make {2 * states}")
+    return model
 
 
 def assemble(
@@ -378,6 +414,18 @@ def text_states(chef: Chef, texts: Sequence[str]) -> Array:
 def needs_images(chef: Chef) -> None:
     if chef.sd is None:
         raise UserError("this needs pictures, but no stable_diffusion component is loaded")
+
+
+def paint_rcg(
+    chef: Chef, states: Array | None, key: Array, *, embeddings: Array | None = None, **settings: Any
+) -> np.ndarray:
+    """As `paint`, by RCG: settings as of `rcg.generate.generate_from`."""
+    if chef.rcg is None:
+        raise UserError("this needs RCG's networks: load with image_decoder=rcg")
+    if embeddings is None:
+        embeddings = _map(chef.model, chef.params, jnp.asarray(states))
+    made = chain.generate_from(chef.rcg, key, condition(embeddings), **settings)
+    return np.round(255 * np.asarray(made)).astype(np.uint8)
 
 
 def paint(

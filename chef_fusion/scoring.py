@@ -1,6 +1,7 @@
 """Scores a ChefFusion on held-out dishes in the form of the paper's Tables 1 and 2, each beside baselines."""
 
 import functools
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -65,6 +66,7 @@ def score(
     painting: dict[str, Any] | None = None,
     target_text: str = "caption",
     judge: Judge | None = None,
+    rcg: dict[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Photos to recipes (greedy), recipes to pictures, and the [IMG] decision.
 
@@ -73,15 +75,16 @@ def score(
         retrieve from.
       painting: see `generate.paint`; None: no pictures.
       target_text: what plain Stable Diffusion is told, see `recipes.TARGETS`.
+      rcg: settings of `rcg.generate.generate_from`, where RCG paints too.
       judge: images -> (kind of dish, ingredients) of each, as `RecipeSet.read` names them.
 
     Returns:
       name -> {"value", "samples"}. `i2t_*`: recipes written from photos; `retrieval_*`: the recipe of the
       nearest training photo; `random_*`: that of another held-out photo. `t2i_clip_similarity`: of generated
-      with real pictures, `sd_...` of those that the image generator makes of the text by itself, `random_...`
-      of another recipe's. `decision_accuracy`: how often a picture comes after a text exactly if it should.
-      Where dishes are of kinds, `*_base_accuracy`; with a judge also of pictures, `real_...` being the real
-      ones: what the judge itself is worth.
+      with real pictures; `sd_...` of those that the image generator makes of the text by itself; `rcg_...` of
+      those that RCG makes of the same [IMG] states; `random_...` of another recipe's. `decision_accuracy`: how
+      often a picture comes after a text exactly if it should. Where dishes are of kinds, `*_base_accuracy`;
+      with a judge also of pictures, `real_...` being the real ones: what the judge itself is worth.
     """
     recipes_there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
     count = min(samples, len(recipes_there))
@@ -126,6 +129,7 @@ def score(
         texts = [held_out.text(i) for i in numbers]
         states = np.concatenate([d.states for d in _draw(chef, texts, key, batch_size, True)])
         made = generate.paint(chef, states, key, **painting)
+        results["t2i_images_per_second"] = speed(lambda: generate.paint(chef, states[:8], key, **painting))
         told = [held_out.target_text(i, target_text) for i in numbers]
         plain = generate.paint(chef, None, key, embeddings=generate.text_states(chef, told), **painting)
         mine, other = (clip_features(chef, list(side))[1] for side in (made, plain))
@@ -133,12 +137,27 @@ def score(
         results["sd_clip_similarity"] = float(metrics.cosine(other, projected).mean())
         results["random_clip_similarity"] = float(metrics.cosine(np.roll(mine, 1, axis=0), projected).mean())
         results |= decisions(chef, held_out, samples, key, batch_size)
-        for name, side in (("t2i", made), ("sd", plain), ("real", images)) if judge else ():
+        sides = {"t2i": made, "sd": plain, "real": images}
+        if chef.rcg is not None:
+            sides["rcg"] = generate.paint_rcg(chef, states, key, **rcg)
+            of_rcg = clip_features(chef, list(sides["rcg"]))[1]
+            results["rcg_clip_similarity"] = float(metrics.cosine(of_rcg, projected).mean())
+            run = functools.partial(generate.paint_rcg, chef, states[:8], key, **rcg)
+            results["rcg_images_per_second"] = speed(run)
+        for name, side in sides.items() if judge else ():
             kinds, seen = judge(list(side))
             put_base(f"{name}_picture", kinds)
             scores = metrics.set_scores(seen, wanted).items()
             results |= {f"{name}_picture_ingredient_{score}": value for score, value in scores}
     return {name: {"value": value, "samples": len(numbers)} for name, value in results.items()}
+
+
+def speed(run: Callable[[], Sequence[Any]]) -> float:
+    """How many images a second a program makes, compiled."""
+    run()
+    started = time.perf_counter()
+    made = run()
+    return len(made) / (time.perf_counter() - started)
 
 
 def _draw(chef: Chef, texts: list[str], key: jax.Array, batch_size: int, force: bool) -> list[generate.Draft]:

@@ -46,6 +46,7 @@ class Settings:
       image_bias: added to the logit of [IMG0], "auto" only: above 0 for more pictures.
       image_scale: the published code's knob instead, see `ImageDecision`.
       steps, cfg_scale, scheduler, negative, height, width: of a picture, see `generate.paint`.
+      rcg: settings of `rcg.generate.generate_from`, where RCG paints.
     """
 
     max_words: int = 256
@@ -59,6 +60,7 @@ class Settings:
     negative: str = ""
     height: int = 0
     width: int = 0
+    rcg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def paint(self) -> dict[str, Any]:
         names = ("steps", "cfg_scale", "scheduler", "negative", "height", "width")
@@ -188,8 +190,8 @@ def reply_all(
         raise UserError("the prompt is empty; give it text or an image")
     task = task or task_of(conversations[0])
     prompts = [prompt_of(messages, task) for messages in conversations]
-    decision = decision_of(task, settings, chef.sd is not None)
-    if task == "t2i":
+    decision = decision_of(task, settings, chef.paints)
+    if task == "t2i" and not chef.rcg:
         generate.needs_images(chef)
     write_key, paint_key = jax.random.split(key)
     options = {"max_words": settings.max_words, "settings": settings.sampling, "images": decision}
@@ -201,7 +203,9 @@ def reply_all(
             on_text(drafts[0].text)
     states = np.concatenate([draft.states for draft in drafts])
     pictures: list[Any] = []
-    if len(states) and chef.sd is not None:
+    if len(states) and chef.rcg is not None:
+        pictures = list(generate.paint_rcg(chef, states, paint_key, **settings.rcg))
+    elif len(states) and chef.sd is not None:
         pictures = list(generate.paint(chef, states, paint_key, **settings.paint()))
     return [_message(draft, prompt, task, pictures) for draft, prompt in zip(drafts, prompts, strict=True)]
 

@@ -55,11 +55,12 @@ class RCG(NamedTuple):
     encoder: Network | None = None
 
 
-def find(folder: str, class_conditional: bool = False) -> dict[str, str]:
+def find(folder: str, class_conditional: bool = False, conditional: bool = False) -> dict[str, str]:
     """Which components there are in a pipeline's folder: name -> path.
 
     Looks at `folder/*` and `folder/*/component`. Of several of a kind it takes the one whose folder has the
-    component's name; of several RDMs first the one with, or without, classes.
+    component's name; of several RDMs first the one with, or without, classes. RDMs that take condition
+    vectors are looked at only if one of those is wanted (`conditional`).
 
     Raises:
       UserError: no such folder, nothing in it, or several of a kind to choose from.
@@ -77,6 +78,11 @@ def find(folder: str, class_conditional: bool = False) -> dict[str, str]:
     chosen = {}
     for name, candidates in found.items():
         if name == "rdm":
+            candidates = {
+                path: about
+                for path, about in candidates.items()
+                if (about.architecture.get("condition_dim", 0) > 0) == conditional
+            }
             wanted = {
                 path: about
                 for path, about in candidates.items()
@@ -222,7 +228,7 @@ def _paint(
 def _generate(
     settings: _Settings, variables: Any, key: Array, labels: Array, temperature: Array, cfg_scale: Array
 ) -> Array:
-    """Labels [B] (what no network reads is ignored) -> images [B, H, W, 3]."""
+    """Labels [B] or conditions [B, D] (what no network reads is ignored) -> images [B, H, W, 3]."""
     modules, cond = dict(settings.modules), _split(labels, settings.mesh)
     rdm_key, mage_key = jax.random.split(key)
     if "rdm" in modules:
@@ -231,7 +237,7 @@ def _generate(
             variables["rdm"],
             rdm_key,
             len(labels),
-            labels=cond if modules["rdm"].num_classes else None,
+            labels=cond if modules["rdm"].conditional else None,
             steps=settings.rdm_steps,
             eta=settings.eta,
             end=settings.ddim_end,
@@ -347,6 +353,48 @@ def generate(model: RCG, key: Array, num: int, labels: Any = None, **settings: A
       UserError: settings or labels that these networks can't take.
     """
     return jnp.concatenate(list(generate_batches(model, key, num, labels, **settings)))
+
+
+def generate_from(
+    model: RCG,
+    key: Array,
+    conditions: Any,
+    *,
+    rdm_steps: int = 250,
+    eta: float = 1.0,
+    ddim_end: str = "published",
+    mage_steps: int = 20,
+    temperature: float = 6.0,
+    cfg_scale: float = 0.0,
+    batch_size: int | None = None,
+) -> Array:
+    """New images, each for the condition vector that an RDM was trained on (appendix A).
+
+    Args:
+      conditions: [N, condition_dim]; the others as for `generate`.
+
+    Returns:
+      float32 [N, H, W, 3] in [0, 1].
+
+    Raises:
+      UserError: an RDM that takes no such vectors, or settings that these networks can't take.
+    """
+    _check(model, "generate", "rdm", mage_steps, cfg_scale, temperature)
+    conditions = np.asarray(conditions, np.float32)
+    wanted = model.rdm.module.condition_dim
+    if not wanted or conditions.ndim != 2 or conditions.shape[1] != wanted:
+        raise UserError(f"conditions have shape {conditions.shape}, but the RDM takes [N, {wanted}]")
+    settings, variables = _use(
+        model,
+        ["tokenizer", "mage", "rdm"],
+        mage_steps=mage_steps,
+        guided=cfg_scale > 0,
+        rdm_steps=rdm_steps,
+        eta=float(eta),
+        ddim_end=ddim_end,
+    )
+    program = lambda key, conditions: _generate(settings, variables, key, conditions, temperature, cfg_scale)  # noqa: E731
+    return jnp.concatenate(list(_batches(program, key, conditions, batch_size)))
 
 
 def represent(model: RCG, images: Any) -> Array:

@@ -138,7 +138,12 @@ class Denoiser(nn.Module):
 
 
 class RDM(nn.Module):
-    """The denoiser with its class table and noise schedule. The defaults are the published size."""
+    """The denoiser with its class table and noise schedule. The defaults are the published size.
+
+    Attributes:
+      num_classes: above 0: conditioned on a class. condition_dim: above 0: on vectors of that size, which
+        take the labels' place everywhere (appendix A: a new condition needs only a new RDM).
+    """
 
     channels: int = 256
     width: int = 1536
@@ -146,7 +151,8 @@ class RDM(nn.Module):
     time_dim: int = 256
     depth: int = 12
     context_dim: int = 512
-    num_classes: int = 0  # 0: unconditional
+    num_classes: int = 0
+    condition_dim: int = 0
     beta_schedule: str = "sqrt_linear"
     beta_start: float = 0.0015
     beta_end: float = 0.0195
@@ -162,7 +168,7 @@ class RDM(nn.Module):
             self.bottleneck,
             self.time_dim,
             self.depth,
-            self.num_classes > 0,
+            self.conditional,
             self.dtype,
             self.scan_layers,
             self.remat,
@@ -170,6 +176,12 @@ class RDM(nn.Module):
         if self.num_classes:
             shape = (self.num_classes, self.context_dim)
             self.class_embedding = self.param("class_embedding", nn.initializers.normal(1.0), shape)
+        elif self.condition_dim:
+            self.condition_embed = Linear(self.context_dim, dtype=self.dtype)
+
+    @property
+    def conditional(self) -> bool:
+        return self.num_classes > 0 or self.condition_dim > 0
 
     def tables(self) -> dict[str, np.ndarray]:
         """The noise schedule, see `diffusion.schedule`."""
@@ -181,18 +193,19 @@ class RDM(nn.Module):
         return self.denoiser.from_time(t)
 
     def from_class(self, labels: Array | None) -> list[Array]:
-        """int32 [B] -> what each layer adds; zeros for an unconditional model."""
-        if not self.num_classes:
+        """int32 [B], or [B, condition_dim] -> what each layer adds; zeros for an unconditional model."""
+        if not self.conditional:
             return [jnp.zeros((1, 1), self.dtype)] * self.depth
         if labels is None:
-            raise UserError("a class-conditional RDM needs labels")
-        return self.denoiser.from_class(self.class_embedding[labels])
+            raise UserError("a class-conditional RDM needs labels, a conditional one its conditions")
+        made = self.class_embedding[labels] if self.num_classes else self.condition_embed(labels)
+        return self.denoiser.from_class(made)
 
     def denoise(self, x: Array, conditions: list[Array]) -> Array:
         return self.denoiser(x, conditions)
 
     def __call__(self, x: Array, t: Array, labels: Array | None = None) -> Array:
-        """x_t: [B, channels], t: int32 [B], labels: int32 [B] or None -> predicted x_0, float32."""
+        """x_t: [B, channels], t: int32 [B], labels: see `from_class` -> predicted x_0, float32."""
         conditions = [a + b for a, b in zip(self.from_time(t), self.from_class(labels), strict=True)]
         return self.denoiser(x, conditions)
 

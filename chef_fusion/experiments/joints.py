@@ -16,11 +16,15 @@ from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.data import Texts, recipe_dataset
 from chef_fusion.kitchen_sets import KitchenRecipes
 from chef_fusion.model import CHOICES, Recipe
+from rcg import generate as chain
+from rcg import rdm
 from rcg.component import Component
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, eval_batches, to_unit
+from rcg.pixel import mage, vqgan
 
 KINDS = {"lm": "opt", "vision": "clip", "stable_diffusion": "stable_diffusion"}
+RCG_KINDS = {"rdm": rdm.build, "mage": mage.build, "tokenizer": vqgan.build}
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
@@ -152,7 +156,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         values = {"l_r": l_r, "l_p": l_p, "l_g": l_g, "perplexity": np.exp(l_r)}
         results = {name: {"value": float(v), "samples": samples} for name, v in values.items()}
         if method.eval_samples:
-            asked = dataclasses.replace(chef, params=variables, frozen=frozen)
+            asked = dataclasses.replace(chef, params=variables, frozen=frozen, rcg=painter(frozen))
             held_out, opinions = source("eval"), None
             if "judge" in components:
                 judging = judge.build(components["judge"].architecture, **options)
@@ -167,6 +171,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
                 painting=painting(method),
                 target_text=config.data.target_text,
                 judge=opinions,
+                rcg=rcg_painting(method),
             )
             if isinstance(held_out, KitchenRecipes):
                 settings = tasks.Settings(max_words=method.eval_words, **painting(method))
@@ -174,6 +179,16 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
                     asked, held_out, rng, settings, samples=method.eval_samples, judge=opinions
                 )
         return results
+
+    def painter(frozen):
+        """RCG as an image decoder, of the components "rdm", "mage" and "tokenizer"."""
+        if not components.keys() >= RCG_KINDS.keys():
+            return None
+        networks = {}
+        for name, build in RCG_KINDS.items():
+            made = build(components[name].architecture, **options)
+            networks[name] = chain.Network(made, frozen[name], components[name].content_hash)
+        return chain.RCG(**networks)
 
     target = {"target": (shape, jnp.float32)} if cached else {"text_ids": (shape[:1], jnp.int32)}
     return Experiment(
@@ -222,6 +237,11 @@ def flops(model: chef_model.ChefFusion, sd: pipeline.StableDiffusion, length: in
     r, queries = model.joints.hidden_dim, model.joints.num_outputs
     mapper = model.joints.num_layers * (12 * r**2 * m + (14 * r**2) * queries + 2 * r**2 * m)
     return total + 3 * 2 * (mapper + r * (m * lm.word_embed_proj_dim + queries * model.joints.out_dim))
+
+
+def rcg_painting(method: ConfigDict) -> dict[str, Any]:
+    """How RCG makes pictures."""
+    return {"temperature": method.rcg_temperature, "cfg_scale": method.rcg_cfg_scale}
 
 
 def painting(method: ConfigDict) -> dict[str, Any]:

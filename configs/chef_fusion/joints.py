@@ -24,8 +24,9 @@ def get_config(arg: str = "") -> ConfigDict:
         )
     c = training()
     c.experiment = "chef_fusion.joints"
-    # judge: says in evaluation what made pictures show; "": nobody does
-    c.components = ConfigDict({"lm": "", "vision": "", "stable_diffusion": "", "judge": ""})
+    c.components = ConfigDict({"lm": "", "vision": "", "stable_diffusion": ""})
+    # for evaluation only, "" without: what says what made pictures show, and RCG as a second image decoder
+    c.components.update({"judge": "", "rdm": "", "mage": "", "tokenizer": ""})
     c.model = ConfigDict()
     c.model.image_first = 50266  # id of [IMG0]: OPT's 50265 tokens, <|image|>, then the eight
     c.model.num_visual_tokens = 4  # the paper's k
@@ -50,6 +51,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method.sample_size = 512
     c.method.scheduler = "pndm"
     c.method.cfg_scale = 7.5
+    c.method.rcg_temperature = 6.0
+    c.method.rcg_cfg_scale = 0.0
     c.method.eval_samples = 64  # held-out recipes that are written and painted; 0: losses alone
     c.method.eval_words = 256
     c.data = recipes(image_size=224)

@@ -23,6 +23,10 @@ def define(values: flags.FlagValues) -> None:
     for name in generate.KINDS:
         text = f"{name}: a component's folder, where --workdir does not say"
         flags.DEFINE_string(f"components.{name}", None, text, **define_in)
+    decoder = "what paints; rcg: with an RDM that was trained on recipes"
+    flags.DEFINE_enum("image_decoder", "stable_diffusion", list(generate.DECODERS), decoder, **define_in)
+    flags.DEFINE_string("rcg", "", "folder of RCG's networks, where --workdir has none", **define_in)
+    flags.DEFINE_float("image_temperature", 6.0, "of RCG's decoding", **define_in)
     flags.DEFINE_integer("max_words", 256, "tokens an answer may have", lower_bound=1, **define_in)
     flags.DEFINE_integer("top_k", 0, "choose among so many tokens, 0: all", lower_bound=0, **define_in)
     flags.DEFINE_float("top_p", 1.0, "choose among the fewest tokens of this probability", **define_in)
@@ -45,18 +49,22 @@ def load(values: flags.FlagValues, images: bool = True) -> generate.Chef:
     paths |= {name: path for name, path in named.items() if path}
     if not paths:
         raise UserError("--workdir=<a ChefFusion run's folder> is needed, or --components.<name>=<path>")
-    return generate.load(paths, dtype=values.dtype, images=images)
+    rcg = values.rcg or values.workdir or ""
+    return generate.load(
+        paths, dtype=values.dtype, images=images, image_decoder=values.image_decoder, rcg=rcg
+    )
 
 
 def settings(values: flags.FlagValues) -> tasks.Settings:
-    """How an answer is made; without --temperature greedily, without --cfg_scale at 7.5."""
+    """How an answer is made; without --temperature greedily, without --cfg_scale at 7.5 (RCG: at 0)."""
     sampling = decoding.sampling(
         values.temperature or 0.0, values.top_k, values.top_p, values.repetition_penalty
     )
     names = ("max_words", "pictures", "image_bias", "image_scale", "steps", "scheduler", "negative")
     given = {name: values[name].value for name in (*names, "height", "width")}
     scale = 7.5 if values.cfg_scale is None else values.cfg_scale
-    return tasks.Settings(sampling=sampling, cfg_scale=scale, **given)
+    rcg = {"cfg_scale": values.cfg_scale or 0.0, "temperature": values.image_temperature}
+    return tasks.Settings(sampling=sampling, cfg_scale=scale, rcg=rcg, **given)
 
 
 def read_photo(path: str) -> Image.Image:

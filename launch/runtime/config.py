@@ -24,8 +24,12 @@ SAMPLING = {
     "rcg.mage": (
         r"method\.(temperature|cfg_scale|mage_steps|rdm_steps|eta|ddim_end)|components\.(rdm|features)"
     ),
+    "chef_fusion.recipe_rdm": r"method\.(rdm_steps|eta|ddim_end)",
     "chef_fusion.stable_diffusion": r"method\.(sample_steps|scheduler|cfg_scale)",
-    "chef_fusion.joints": r"method\.(sample_steps|sample_size|scheduler|cfg_scale)|components\.judge",
+    "chef_fusion.joints": (
+        r"method\.(sample_steps|sample_size|scheduler|cfg_scale|rcg_temperature|rcg_cfg_scale)|"
+        r"components\.(judge|rdm|mage|tokenizer)"
+    ),
 }
 
 

@@ -18,6 +18,7 @@ EXPERIMENTS = {
     "chef_fusion.clip": "chef_fusion.experiments.clip:experiment",
     "chef_fusion.vae": "chef_fusion.experiments.vae:experiment",
     "chef_fusion.stable_diffusion": "chef_fusion.experiments.stable_diffusion:experiment",
+    "chef_fusion.recipe_rdm": "chef_fusion.experiments.recipe_rdm:experiment",
     "chef_fusion.judge": "chef_fusion.experiments.judge:experiment",
     "chef_fusion.joints": "chef_fusion.experiments.joints:experiment",
 }
