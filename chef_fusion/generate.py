@@ -141,6 +141,8 @@ def load(
 
 def _load_rcg(source: str | Mapping[str, str], chef: Chef, dtype: str) -> chain.RCG:
     """Raises UserError: no RDM there that is told recipes, or one that is told other states."""
+    if isinstance(source, Mapping) and not source.keys() <= chain.KINDS.keys():
+        raise UserError("image_decoder=rcg needs the folder of RCG's networks: rcg=<folder>")
     paths = chain.find(source, conditional=True) if isinstance(source, str) else dict(source)
     paths.pop("encoder", None)
     if "rdm" not in paths:

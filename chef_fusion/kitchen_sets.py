@@ -57,7 +57,9 @@ class KitchenRecipes(RecipeSet):
         return recipes.caption(self.recipe(i))
 
     def target_text(self, i: int, kind: str) -> str:
-        return recipes.TARGETS[kind](self.recipe(i))
+        made = self.recipe(i)
+        # here all of a dish can be seen, broth and sauce too
+        return f"{made.title}: {', '.join(made.detected)}" if kind == "visible" else recipes.caption(made)
 
     def read(self, text: str) -> tuple[str | None, frozenset[str]]:
         return read(text)

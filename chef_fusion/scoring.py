@@ -82,9 +82,9 @@ def score(
       name -> {"value", "samples"}. `i2t_*`: recipes written from photos; `retrieval_*`: the recipe of the
       nearest training photo; `random_*`: that of another held-out photo. `t2i_clip_similarity`: of generated
       with real pictures; `sd_...` of those that the image generator makes of the text by itself; `rcg_...` of
-      those that RCG makes of the same [IMG] states; `random_...` of another recipe's. `decision_accuracy`: how
-      often a picture comes after a text exactly if it should. Where dishes are of kinds, `*_base_accuracy`;
-      with a judge also of pictures, `real_...` being the real ones: what the judge itself is worth.
+      those that RCG makes of the same [IMG] states; `random_...` of another recipe's. `decision_accuracy`:
+      how often a picture comes after a text exactly if it should. Where dishes are of kinds,
+      `*_base_accuracy`; with a judge also of pictures, `real_...` being what the judge itself is worth.
     """
     recipes_there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
     count = min(samples, len(recipes_there))

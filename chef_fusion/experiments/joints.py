@@ -241,7 +241,8 @@ def flops(model: chef_model.ChefFusion, sd: pipeline.StableDiffusion, length: in
 
 def rcg_painting(method: ConfigDict) -> dict[str, Any]:
     """How RCG makes pictures."""
-    return {"temperature": method.rcg_temperature, "cfg_scale": method.rcg_cfg_scale}
+    names = ("mage_steps", "temperature", "cfg_scale")
+    return {name: method[f"rcg_{name}"] for name in names}
 
 
 def painting(method: ConfigDict) -> dict[str, Any]:

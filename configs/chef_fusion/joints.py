@@ -51,6 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method.sample_size = 512
     c.method.scheduler = "pndm"
     c.method.cfg_scale = 7.5
+    c.method.rcg_mage_steps = 20
     c.method.rcg_temperature = 6.0
     c.method.rcg_cfg_scale = 0.0
     c.method.eval_samples = 64  # held-out recipes that are written and painted; 0: losses alone

@@ -78,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def _full(c: ConfigDict) -> None:
     """Three hours in all."""
-    steps = {"lm": 1600, "clip": 800, "judge": 2500, "vae": 4000, "sd": 5000, "joints": 2500}
+    steps = {"lm": 1600, "clip": 1500, "judge": 2500, "vae": 4000, "sd": 5000, "joints": 2500}
     for name, count in steps.items():
         c.stages[name].overrides.total_steps = count
     lm, clip, vae, sd, joints = (c.stages[n].overrides for n in ("lm", "clip", "vae", "sd", "joints"))
@@ -86,7 +86,7 @@ def _full(c: ConfigDict) -> None:
     lm.model.update(ConfigDict(sizes | {"max_position_embeddings": 640}))
     lm.data.length = 512
     # many dishes of one kind in a batch: only their ingredients tell them apart
-    clip.batch_size = 256
+    clip.batch_size = 128
     clip.model.text.max_position_embeddings = 48
     vae.model = ConfigDict({"block_out_channels": (24, 48, 96)})
     sd.batch_size = 16

@@ -63,7 +63,8 @@ def settings(values: flags.FlagValues) -> tasks.Settings:
     names = ("max_words", "pictures", "image_bias", "image_scale", "steps", "scheduler", "negative")
     given = {name: values[name].value for name in (*names, "height", "width")}
     scale = 7.5 if values.cfg_scale is None else values.cfg_scale
-    rcg = {"cfg_scale": values.cfg_scale or 0.0, "temperature": values.image_temperature}
+    rcg = {k: values[k].value for k in ("mage_steps", "rdm_steps", "eta", "ddim_end") if k in values}
+    rcg |= {"cfg_scale": values.cfg_scale or 0.0, "temperature": values.image_temperature}
     return tasks.Settings(sampling=sampling, cfg_scale=scale, rcg=rcg, **given)
 
 

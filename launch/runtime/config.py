@@ -27,7 +27,7 @@ SAMPLING = {
     "chef_fusion.recipe_rdm": r"method\.(rdm_steps|eta|ddim_end)",
     "chef_fusion.stable_diffusion": r"method\.(sample_steps|scheduler|cfg_scale)",
     "chef_fusion.joints": (
-        r"method\.(sample_steps|sample_size|scheduler|cfg_scale|rcg_temperature|rcg_cfg_scale)|"
+        r"method\.(sample_steps|sample_size|scheduler|cfg_scale|rcg_.*)|"
         r"components\.(judge|rdm|mage|tokenizer)"
     ),
 }

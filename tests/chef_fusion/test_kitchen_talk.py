@@ -1,0 +1,145 @@
+"""What is said in the kitchen: changes of dishes, conversations, and how they become training examples."""
+
+from random import Random
+
+import numpy as np
+import pytest
+
+from chef_fusion import kitchen, kitchen_sets, tokenization
+from chef_fusion.data import Texts, recipe_dataset
+from chef_fusion.kitchen import talk
+from chef_fusion.tokenization import LanguageTokenizer
+from configs.chef_fusion import sources
+from launch import prepare
+from rcg.errors import UserError
+from tests.chef_fusion import tiny_kitchen
+
+DISHES = 200
+
+
+def data(source="kitchen_talk", num=64, **fields):
+    c = sources.recipes("", source, tiny_kitchen.SIZE)
+    c.num_records = num
+    c.update(fields)
+    return c
+
+
+def test_a_change_changes_one_thing():
+    kinds = set()
+    for i in range(DISHES):
+        dish = kitchen.dish(0, i, "train")
+        change = talk.change(dish, Random(i), lambda d: kitchen.partition(d) == "train")
+        if change is None:
+            continue
+        before, after = set(dish.ingredients), set(change.dish.ingredients)
+        assert before - after == {change.gone} - {""} and after - before == {change.come} - {""}
+        assert (change.dish.base, change.dish.style) == (dish.base, dish.style)
+        assert kitchen.partition(change.dish) == "train"
+        assert kitchen.read(change.said)[1] == {change.gone, change.come} - {""}
+        for name in before & after:  # what stays is as much as it was
+            assert change.dish.count(name) == dish.count(name)
+        kinds.add((bool(change.gone), bool(change.come)))
+    assert kinds == {(True, False), (False, True), (True, True)}
+
+
+def test_one_in_the_place_of_another():
+    dish = kitchen.Dish("pizza", ("pesto", "ham"), (0, 2), kitchen.dish(0, 0).style)
+    changed = kitchen.instead(dish, "ham", "mushrooms")
+    assert changed.ingredients == ("pesto", "mushrooms") and changed.amounts == (0, 2)
+    with pytest.raises(UserError, match="does not take the place"):
+        kitchen.instead(dish, "ham", "basil")
+    with pytest.raises(UserError, match=r'can\'t take "pesto" for "ham"'):
+        kitchen.instead(dish, "ham", "pesto")
+
+
+def test_questions_have_true_answers():
+    for i in range(DISHES):
+        dish = kitchen.dish(0, i)
+        said, answer = talk.question(dish, Random(i))
+        if answer in ("yes.", "no."):
+            (asked,) = kitchen.read(said)[1]
+            assert (asked in dish.ingredients) == (answer == "yes.")
+        elif "ingredients" in said or "in it" in said:
+            assert kitchen.read(answer)[1] <= set(dish.ingredients)
+        else:
+            assert kitchen.read(answer)[0] == dish.base
+
+
+def test_the_picture_is_of_what_was_said_last():
+    found = kitchen_sets.open_recipes(data(num=DISHES), "train")
+    changed = 0
+    for i in range(DISHES):
+        dish, text = found.dish(i), found.text(i)
+        assert kitchen.read(found.target_text(i, "visible"))[1] == set(dish.ingredients)
+        if found.pictured(i):
+            assert kitchen.read(text[text.rindex("This is food title") :])[1] == set(dish.ingredients)
+            assert kitchen.partition(dish) == "train"
+        assert np.array_equal(found[i]["image"], kitchen.draw(dish, tiny_kitchen.SIZE))
+        changed += text.count("Q: ") == 2
+    assert changed > DISHES // 12
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    folder, _ = tiny_kitchen.tokenizers(tmp_path_factory.mktemp("tokenizers"))
+    return LanguageTokenizer.load(folder, tiny_kitchen.VOCABULARY, 3)
+
+
+def test_what_comes_after_the_words(language):
+    found = kitchen_sets.open_recipes(data(), "train")
+    batch = Texts(found, language, None, max_tokens=400)({"label": np.arange(16)})
+    wanted = [tiny_kitchen.VOCABULARY if found.pictured(i) else language.newline for i in range(16)]
+    assert batch["after"].tolist() == wanted
+    assert language.text([language.newline]) == "\n"
+
+
+def test_length_buckets(language):
+    """A batch is of one bucket and no longer than that; an epoch still has every recipe once."""
+    c, made = data(num=64, max_eval_records=8), []
+
+    def texts(recipes, split):
+        made.append(Texts(recipes, language, None, max_tokens=400, buckets=(120, 220)))
+        return made[-1]
+
+    found = kitchen_sets.open_recipes(c, "train")
+    dataset = recipe_dataset(lambda split: found, c, texts)
+    stream = iter(dataset("train", 4, 0, 0, 1))
+    seen, widths = [], set()
+    for _ in range(64 // 4):
+        batch = next(stream)
+        width = batch["tokens"].shape[1]
+        widths.add(width)
+        ends = [tokens[length - 3] for tokens, length in zip(batch["tokens"], batch["length"], strict=True)]
+        assert ends == [tiny_kitchen.VOCABULARY] * 4  # nothing was cut off
+        lower = {120: 0, 220: 120, 400: 220}[width]
+        assert (batch["length"] > lower).all() and (batch["length"] <= width).all()
+        seen += batch["recipe"].tolist()
+    assert widths == {120, 220, 400}
+    sizes = [len(group) for group in made[-1].alike]
+    if not any(size % 4 for size in sizes):
+        assert sorted(seen) == list(range(64))
+    assert len(set(seen)) > 50
+    assert next(iter(dataset("eval", 4, 0, 0, 1)))["tokens"].shape == (4, 400)
+    # two shards take their batches from the same buckets
+    shards = [iter(dataset("train", 2, 0, i, 2)) for i in range(2)]
+    for _ in range(10):
+        one, other = (next(shard) for shard in shards)
+        assert one["tokens"].shape == other["tokens"].shape
+        assert not set(one["recipe"]) & set(other["recipe"])
+
+
+def test_a_tokenizer_of_ones_own(tmp_path, monkeypatch):
+    out = str(tmp_path / "words")
+    argv = ["prepare", "--config=configs/chef_fusion/tokenizer.py:kind=opt", f"--out={out}"]
+    argv += ["--config.data.source=kitchen_texts", "--config.data.num_records=64", "--config.vocab_size=400"]
+    monkeypatch.setattr("sys.argv", argv)
+    assert prepare.main(argv) == 0
+    made = tokenization.load(out)
+    text = kitchen_sets.open_texts(data("kitchen_texts"), "train")[0]
+    assert len(made) == 400 and made.decode(made(text, add_special_tokens=False)["input_ids"]) == text
+    assert prepare.main(argv) == 0  # again: replaced whole
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep me")
+    with pytest.raises(UserError, match="exists and is no tokenizer"):
+        prepare.main([*argv[:2], *argv[3:], f"--out={tmp_path / 'mine'}"])
+    assert (tmp_path / "mine/notes.txt").read_text() == "keep me"

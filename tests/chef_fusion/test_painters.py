@@ -1,0 +1,117 @@
+"""The judge of pictures, and RCG as the chef's second image decoder."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from chef_fusion import generate, judge, tasks
+from chef_fusion import model as chef
+from configs.chef_fusion import judge as judge_config
+from configs.chef_fusion import recipe_rdm as rdm_config
+from launch import evaluate, sample
+from launch.train import train
+from rcg import component
+from rcg.errors import UserError
+from tests.chef_fusion import tiny_kitchen
+from tests.chef_fusion.test_joints import joints, kitchen
+from tests.rcg import tiny_chain
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Everything that a pipeline's folder may hold: ChefFusion, RCG, the RDM between them, a judge."""
+    path = tmp_path_factory.mktemp("all")
+    parts = tiny_kitchen.build(path)
+    tiny_chain.build(path, rdms=())
+    c = kitchen(rdm_config.get_config("runlocal"))
+    c.components.update(encoder=str(path / "encoder/component"), stable_diffusion=parts["stable_diffusion"])
+    c.total_steps, c.log_steps, c.optimizer.learning_rate = 30, 10, 1e-3
+    c.model.update(width=16, bottleneck=16)
+    assert train(c, str(path / "recipe_rdm")) == 0
+    c = kitchen(judge_config.get_config("runlocal"))
+    c.total_steps, c.log_steps, c.optimizer.learning_rate = 30, 10, 1e-2
+    assert train(c, str(path / "judge")) == 0
+    return path
+
+
+def lines(workdir):
+    with open(workdir / "metrics/metrics.jsonl") as f:
+        return [json.loads(line) for line in f]
+
+
+def test_the_judge_learns(folder):
+    found = lines(folder / "judge")
+    assert found[-1]["loss"] < 0.8 * found[0]["loss"]
+    evaluate.main(["evaluate", f"--workdir={folder / 'judge'}"])
+    results = json.loads((folder / "judge/results.json").read_text())
+    assert {"base_accuracy", "ingredient_f1"} <= set(results)
+    held = component.load(str(folder / "judge/component"), "chef_fusion.judge")
+    module = judge.build(held.architecture)
+    photos = [tiny_kitchen.photo(i) for i in range(3)]
+    bases, names = judge.opinions(module, held.variables, photos, batch_size=2)
+    alone = judge.opinions(module, held.variables, [photos[2] / 255.0], batch_size=4)
+    assert (bases[2], names[2]) == (alone[0][0], alone[1][0])
+    assert set(bases) <= set(module.bases) and all(n <= set(module.ingredients) for n in names)
+
+
+def test_rcg_paints_for_the_chef(folder, tmp_path):
+    assert lines(folder / "recipe_rdm")[-1]["loss"] < lines(folder / "recipe_rdm")[0]["loss"]
+    evaluate.main(["evaluate", f"--workdir={folder / 'recipe_rdm'}"])
+    results = json.loads((folder / "recipe_rdm/results.json").read_text())
+    assert -1 <= results["rdm_cosine"]["value"] <= 1 and results["rdm_frechet"]["value"] > 0
+    paths = {name: str(folder / name) for name in generate.KINDS}
+    loaded = generate.load(paths, image_decoder="rcg", rcg=str(folder))
+    assert loaded.sd is None and loaded.paints
+    ask = [{"role": "user", "content": "This is food title: Apple Pie"}]
+    settings = tasks.Settings(max_words=4, rcg={"mage_steps": 2, "rdm_steps": 5})
+    one, again, other = (
+        tasks.reply(loaded, ask, jax.random.key(seed), task="t2i", settings=settings)["content"][-1]
+        for seed in (0, 0, 1)
+    )
+    assert one.dtype == np.uint8 and one.shape == (8, 8, 3)
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    with pytest.raises(UserError, match="load with image_decoder=rcg"):
+        generate.paint_rcg(generate.load(paths, images=False), np.zeros((1, 3, 16)), jax.random.key(0))
+    plain = tiny_chain.build(tmp_path / "plain")
+    with pytest.raises(UserError, match="holds no RDM that was trained on recipes"):
+        generate.load(paths, image_decoder="rcg", rcg=str(plain))
+    with pytest.raises(UserError, match="needs the folder of RCG's networks"):
+        generate.load(paths, image_decoder="rcg")
+
+    out = tmp_path / "out"
+    argv = ["sample", "--task=t2i", "--prompt=This is food title: Apple Pie", "--image_decoder=rcg"]
+    argv += [f"--components.{name}={path}" for name, path in paths.items()]
+    argv += [f"--rcg={folder}", f"--out={out}", "--max_words=4", "--mage_steps=2"]
+    assert sample.main(argv) in (0, None)
+    assert (out / "picture_00.png").exists()
+
+
+def test_both_painters_are_scored(folder, tmp_path):
+    c = joints({name: str(folder / name) for name in generate.KINDS}, total_steps=2)
+    c.data.source = "kitchen_talk"
+    c.data.max_tokens = 150
+    c.data.length_buckets = (40, 120)
+    c.components.update(judge=str(folder / "judge/component"), rdm=str(folder / "recipe_rdm/component"))
+    c.components.update(mage=str(folder / "mage/component"))
+    c.components.update(tokenizer=str(folder / "tokenizer/component"))
+    c.method.update(eval_samples=4, eval_words=8, sample_steps=2, rcg_mage_steps=2)
+    assert train(c, str(tmp_path / "joints")) == 0
+    evaluate.main(["evaluate", f"--workdir={tmp_path / 'joints'}"])
+    results = json.loads((tmp_path / "joints/results.json").read_text())
+    for prefix in ("i2t", "retrieval", "random"):
+        for name in ("sacrebleu", "sacrebleu_as_published", "rouge2", "ingredient_f1", "base_accuracy"):
+            assert results[f"{prefix}_{name}"]["samples"] == 4
+    for name in ("t2i", "sd", "rcg", "random"):
+        assert -1 <= results[f"{name}_clip_similarity"]["value"] <= 1
+    assert results["perplexity"]["value"] == pytest.approx(np.exp(results["l_r"]["value"]))
+    assert set(chef.Recipe._fields) <= set(c.method.keys())  # every choice is a field of the config
+    for name in ("t2i", "sd", "rcg", "real"):
+        assert 0 <= results[f"{name}_picture_base_accuracy"]["value"] <= 1
+        assert 0 <= results[f"{name}_picture_ingredient_f1"]["value"] <= 1
+    for name in ("i2t_base_accuracy", "decision_accuracy", "picture_where_wanted", "picture_where_not"):
+        assert 0 <= results[name]["value"] <= 1
+    for name in ("first", "recipe", "picture", "both", "unchanged"):
+        assert results[f"dialogue_{name}"]["samples"] == 4
+    assert results["rcg_images_per_second"]["value"] > 0
