@@ -1,4 +1,5 @@
-"""The autoencoder of Stable Diffusion from nothing: reconstruction and a little KL (Rombach et al. 2022).
+"""The autoencoder of Stable Diffusion from nothing: reconstruction, a discriminator, a little KL (Rombach et
+al. 2022).
 
 The exported network's latents have a standard deviation of 1 / 0.18215, as the published one's: the UNet's
 usual scaling makes them unit. The scale is folded into the convolutions around the latents, which changes
@@ -19,6 +20,7 @@ from rcg.data import image_dataset
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, eval_batches, to_unit, whole
 from rcg.pixel import lpips
+from rcg.pixel.discriminator import PatchDiscriminator, adversary
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
@@ -35,10 +37,15 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             f"config.data.image_size {size} is not a multiple of {module.factor} pixels per latent"
         )
     perceptual = lpips.build({}, **options) if "perceptual" in components else None
+    adversarial = method.adversarial_weight > 0
+    discriminator = PatchDiscriminator(**method.discriminator.to_dict(), dtype=options["dtype"])
     dataset = image_dataset(source, config.data)
 
     def init(rng):
-        params = module.init(rng, jnp.zeros((1, size, size, 3)))["params"]
+        image, (key, discriminator_key) = jnp.zeros((1, size, size, 3)), jax.random.split(rng)
+        params = dict(module.init(key, image)["params"])
+        if adversarial:
+            params["discriminator"] = discriminator.init(discriminator_key, image)["params"]
         return params, {"square": jnp.float32(1.0), "calls": jnp.zeros((), jnp.int32)}
 
     def encode(params, images):
@@ -47,18 +54,44 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     def decode(params, latents):
         return module.apply({"params": params}, latents, method="decode") / 2 + 0.5
 
-    def loss(params, extra, frozen, batch, rng):
-        images = to_unit(batch["image"])
-        mean, logvar = encode(params, images)
-        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape)
-        made = decode(params, latents)
+    def distance(frozen, images, made):
+        """What the decoder is to make small, and its terms."""
         terms = {"l1": jnp.abs(made - images).mean(), "l2": jnp.square(made - images).mean()}
         near = method.l1_weight * terms["l1"] + method.l2_weight * terms["l2"]
         if perceptual:
             terms["perceptual"] = perceptual.apply(frozen["perceptual"], images, made).mean()
             near += method.perceptual_weight * terms["perceptual"]
+        return near, terms
+
+    def against(params, frozen, images, made):
+        return adversary(
+            discriminator,
+            params,
+            lambda m: distance(frozen, images, m)[0],
+            images,
+            made,
+            method.adversarial_weight,
+            adaptive=True,
+        )
+
+    def loss(params, extra, frozen, batch, rng):
+        images = to_unit(batch["image"])
+        mean, logvar = encode(params, images)
+        latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(rng, mean.shape)
+        made = decode(params, latents)
+        near, terms = distance(frozen, images, made)
         kl = 0.5 * (jnp.square(mean) + jnp.exp(logvar) - 1 - logvar).mean()
         value = near + method.kl_weight * kl
+        if adversarial:
+            step = extra["calls"] // config.optimizer.accumulation_steps
+            weight, fooled, caught = jax.lax.cond(
+                step >= method.adversarial_start_step,
+                against,
+                lambda *_: (jnp.float32(0),) * 3,
+                *(params["discriminator"], frozen, images, made),
+            )
+            value += weight * fooled + caught
+            terms |= {"adversarial_weight": weight, "generator": fooled, "discriminator": caught}
         # running second moment of the latents, for the scale of the export
         rate = jnp.maximum(0.01, 1 / (1 + extra["calls"]))
         square = extra["square"] + rate * (
@@ -68,7 +101,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         return value, (metrics, {"square": square, "calls": extra["calls"] + 1})
 
     def export(params, extra):
-        return {"params": scaled(params, jnp.sqrt(extra["square"]) * module.scaling_factor)}
+        kept = {name: value for name, value in params.items() if name != "discriminator"}
+        return {"params": scaled(kept, jnp.sqrt(extra["square"]) * module.scaling_factor)}
 
     def reconstruct(params, batch):
         images = to_unit(batch["image"])

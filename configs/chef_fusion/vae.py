@@ -29,14 +29,23 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method.l2_weight = 0.0
     c.method.perceptual_weight = 1.0  # where there is a perceptual component
     c.method.kl_weight = 1e-6
+    c.method.adversarial_weight = 0.5  # relative to the terms above, measured in each step; 0: none
+    c.method.adversarial_start_step = 50_000
+    c.method.discriminator = ConfigDict({"ch": 64, "num_layers": 3, "num_groups": 32})
     c.data = images(image_size=256)
     c.data.augment = "random_crop_flip"
     c.batch_size = 96
     c.total_steps = 200_000
     c.optimizer.learning_rate = 1e-4
     c.optimizer.b1 = 0.5
+    # clipped and scheduled apart from the autoencoder
+    c.optimizer.groups.discriminator = ConfigDict({"params": "^discriminator/"})
     c.ema.decay = 0.999
+    c.ema.params = "^(?!discriminator/)"
     if arg.variant == "small" or arg.runlocal:
+        c.method.adversarial_weight = 0.0
+        del c.optimizer.groups.discriminator
+        c.method.discriminator.update(ch=32, num_layers=2, num_groups=8)
         c.model.update(block_out_channels=(16, 32, 64), layers_per_block=1, norm_num_groups=8)
         c.data.image_size = 64
         c.batch_size = 8

@@ -78,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def _full(c: ConfigDict) -> None:
     """Three hours in all."""
-    steps = {"lm": 1600, "clip": 1500, "judge": 2500, "vae": 4000, "sd": 5000, "joints": 2500}
+    steps = {"lm": 1600, "clip": 900, "judge": 2500, "vae": 4000, "sd": 5000, "joints": 2500}
     for name, count in steps.items():
         c.stages[name].overrides.total_steps = count
     lm, clip, vae, sd, joints = (c.stages[n].overrides for n in ("lm", "clip", "vae", "sd", "joints"))

@@ -19,7 +19,7 @@ from rcg.data import image_dataset
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit
 from rcg.pixel import lpips, vqgan
-from rcg.pixel.discriminator import PatchDiscriminator, discriminator_loss, generator_loss
+from rcg.pixel.discriminator import PatchDiscriminator, adversary
 
 fixed = jax.lax.stop_gradient
 
@@ -73,25 +73,16 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             total += method.perceptual_weight * terms["perceptual"]
         return total, terms
 
-    def adversary(params, frozen, image, reconstruction):
-        """The discriminator against the decoder: (weight, the decoder's loss, the discriminator's)."""
-
-        def judge(params, images):
-            return discriminator.apply({"params": params}, images)
-
-        def fooled(reconstruction):
-            return generator_loss(judge(fixed(params), reconstruction))
-
-        weight = method.adversarial_weight
-        if method.adaptive_weight:
-            # as strong as the distance, measured where both meet: at the reconstruction (taming compares
-            # gradients at the decoder's last layer instead)
-            at = fixed(reconstruction)
-            near = jax.grad(lambda r: distance(frozen, image, r)[0])(at)
-            ratio = jnp.linalg.norm(near.ravel()) / (jnp.linalg.norm(jax.grad(fooled)(at).ravel()) + 1e-6)
-            weight *= jnp.clip(ratio, 0, 1e4)
-        caught = discriminator_loss(judge(params, image), judge(params, fixed(reconstruction)))
-        return fixed(jnp.float32(weight)), fooled(reconstruction), caught
+    def against(params, frozen, image, reconstruction):
+        return adversary(
+            discriminator,
+            params,
+            lambda r: distance(frozen, image, r)[0],
+            image,
+            reconstruction,
+            method.adversarial_weight,
+            method.adaptive_weight,
+        )
 
     def loss(params, extra, frozen, batch, rng):
         image = to_unit(batch["image"])
@@ -118,7 +109,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         if adversarial:
             weight, fooled, caught = jax.lax.cond(
                 step >= method.adversarial_start_step,
-                adversary,
+                against,
                 lambda *_: (jnp.float32(0),) * 3,
                 *(params["discriminator"], frozen, image, reconstruction),
             )

@@ -5,6 +5,8 @@ batch or on how it is split.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -50,3 +52,38 @@ def discriminator_loss(real: Array, fake: Array) -> Array:
 
 def generator_loss(fake: Array) -> Array:
     return -fake.mean()
+
+
+def adversary(
+    discriminator: PatchDiscriminator,
+    params: Any,
+    distance: Callable[[Array], Array],
+    images: Array,
+    made: Array,
+    weight: float,
+    adaptive: bool,
+) -> tuple[Array, Array, Array]:
+    """What stands between a decoder and its discriminator.
+
+    Args:
+      distance: of reconstructions, what the decoder is to make small beside.
+      adaptive: `weight` is relative to the distance, measured where both meet: at the reconstruction (taming
+        compares gradients at the decoder's last layer instead).
+
+    Returns:
+      (weight of the decoder's loss, the decoder's loss, the discriminator's).
+    """
+    fixed = jax.lax.stop_gradient
+
+    def judge(params: Any, images: Array) -> Array:
+        return discriminator.apply({"params": params}, images)
+
+    def fooled(made: Array) -> Array:
+        return generator_loss(judge(fixed(params), made))
+
+    if adaptive:
+        at = fixed(made)
+        near, far = (jnp.linalg.norm(jax.grad(f)(at).ravel()) for f in (distance, fooled))
+        weight *= jnp.clip(near / (far + 1e-6), 0, 1e4)
+    caught = discriminator_loss(judge(params, images), judge(params, fixed(made)))
+    return fixed(jnp.float32(weight)), fooled(made), caught

@@ -87,9 +87,14 @@ def test_autoencoder(tmp_path):
     c.data.image_size, c.compilation_cache, c.total_steps, c.log_steps = kitchen_size, "off", 80, 10
     c.mesh.update(data=1, fsdp=8)
     c.optimizer.learning_rate = 3e-3
+    c.method.update(adversarial_weight=0.1, adversarial_start_step=70)
+    c.method.discriminator.update(ch=8, num_groups=4)
     lines = run(c, tmp_path / "vae")
+    assert [line["discriminator"] > 0 for line in lines] == [False] * 7 + [True]
+    assert lines[-1]["adversarial_weight"] > 0
     assert lines[-1]["l1"] < 0.85 * lines[0]["l1"]
     made = component.load(str(tmp_path / "vae/component"), "vae")
+    assert "discriminator" not in made.variables["params"]
     module = vae.build(made.architecture)
     batch = next(iter(set_up(c).experiment.dataset("eval", 32, 0, 0, 1)))["image"] / 255.0
     mean, logvar = module.apply(made.variables, 2 * batch - 1, method="encode")
