@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from launch import report, sample
 from launch.evaluate import evaluate
 from launch.prepare import prepare
-from launch.runtime import cli, registry
+from launch.runtime import cli, gallery, registry
 from launch.runtime.config import flatten
 from launch.runtime.images import grid, save_png
 from launch.train import train
@@ -175,7 +175,11 @@ def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
             else:
                 argv.append(f"--{key}={value}")
         started = time.perf_counter()
-        sample.main(argv)
+        if settings.task == "gallery":
+            joints = stage_config(config, settings.stage, workdir)
+            gallery.make(os.path.join(workdir, settings.stage), joints, out, settings.num)
+        else:
+            sample.main(argv)
         about = {"kind": "sample", "title": f"sample: {name}", "dir": f"samples/{name}"}
         record.add(f"samples/{name}", inputs, time.perf_counter() - started, **about)
 

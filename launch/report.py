@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from PIL import Image
 
-from launch.runtime import charts, cli
+from launch.runtime import charts, chef_report, cli
 from launch.runtime.metrics import read_metrics
 from launch.runtime.page import page
 from launch.runtime.progress import duration, number
@@ -49,10 +49,52 @@ ROLES = {
         "Learns to paint. With most tokens of a picture hidden, it fills them in, told the picture's "
         "representation. From a blank page and a made-up representation, it paints a new picture.",
     ),
+    "chef_fusion.opt": (
+        "Language model",
+        "Learns to write recipes: what word comes next, given all before it.",
+    ),
+    "chef_fusion.clip": (
+        "CLIP",
+        "Learns which picture and which text are of the same dish. Its eyes are what ChefFusion sees with, "
+        "its reading of a text is what pictures are painted from.",
+    ),
+    "chef_fusion.judge": (
+        "Judge",
+        "Learns from real pictures what dish is on them and what is in it. It has no part in making pictures; "
+        "it only says whether they show what was asked for.",
+    ),
+    "chef_fusion.vae": (
+        "Autoencoder",
+        "Learns to write a picture down in a few numbers, and to read them again.",
+    ),
+    "chef_fusion.stable_diffusion": (
+        "Stable Diffusion",
+        "Learns to paint, in the autoencoder's numbers, what a text says: by taking noise out, step by step.",
+    ),
+    "chef_fusion.joints": (
+        "ChefFusion",
+        "Joins them. A linear map turns what CLIP sees into words of the language model's kind; eight new "
+        "words ask for a picture, and a small network turns them into what Stable Diffusion paints from.",
+    ),
+    "chef_fusion.recipe_rdm": (
+        "RDM for recipes",
+        "Learns to make up the representation of the dish that a recipe is about, so that MAGE can paint it.",
+    ),
 }
 
 # regex on a result's name -> (what it means, which way is better)
 MEANINGS = (
+    (r"sacrebleu_as_published", "the published code's figure: its first text against all references", ""),
+    (r"sacrebleu|rouge", "how much of its wording a recipe shares with the true one", "higher"),
+    (r"ingredient_(f1|precision|recall)", "how well the ingredients are those of the dish", "higher"),
+    (r"base_accuracy", "how often it is the right kind of dish", "higher"),
+    (r"clip_similarity", "how much a picture is like the real one, by CLIP", "higher"),
+    (r"decision|picture_where", "whether a picture comes after a text", ""),
+    (r"dialogue", "whether an answer is what was asked for", "higher"),
+    (r"images_per_second", "pictures made in a second", "higher"),
+    (r"token_accuracy", "how often the next word is guessed", "higher"),
+    (r"recall_at", "how often the right text is among the first for a picture", "higher"),
+    (r"^perplexity", "among how many words it hesitates", "lower"),
     (r"chance", "what always naming the most common class would score", ""),
     (r"knn", "how often a held-out picture's nearest neighbours name its class", "higher"),
     (
@@ -69,7 +111,21 @@ MEANINGS = (
     (r"accuracy", "share of right answers", "higher"),
     (r"loss|mse|l1|error", "what training makes small", "lower"),
 )
-SPELLINGS = {"knn": "k-NN", "psnr": "PSNR", "fid": "FID", "lpips": "LPIPS", "frechet": "Fréchet"}
+SPELLINGS = {
+    "knn": "k-NN",
+    "psnr": "PSNR",
+    "fid": "FID",
+    "lpips": "LPIPS",
+    "frechet": "Fréchet",
+    "i2t": "photo to recipe,",
+    "t2i": "recipe to picture,",
+    "sacrebleu": "SacreBLEU",
+    "rouge2": "ROUGE-2",
+    "f1": "F1",
+    "clip": "CLIP",
+    "sd": "Stable Diffusion",
+    "rcg": "RCG",
+}
 ASIDE = {"grad_norm", "param_norm", "learning_rate"}  # curves for those who look for them
 
 
@@ -329,6 +385,21 @@ def pictures(run: Run) -> str:
     return section("pictures", "Pictures", lead, body + panels)
 
 
+def chef(run: Run) -> str:
+    """Tables and gallery of a ChefFusion."""
+    body = ""
+    for stage in run.trained:
+        folder = str(stage.get("dir", ""))
+        if stage.get("experiment") == "chef_fusion.joints":
+            results = read_json(run.path(folder), "results.json") or {}
+            body += chef_report.tables(results, os.path.join(folder, "results.json"))
+    for stage in run.stages:
+        if stage.get("kind") == "sample":
+            body += chef_report.gallery(run.path(str(stage.get("dir", ""))), figure)
+    lead = "Recipes from photos, pictures from recipes, and conversations, as they came out."
+    return section("chef", "ChefFusion", lead, body)
+
+
 def curves(run: Run) -> str:
     body = ""
     for stage in run.trained:
@@ -482,7 +553,7 @@ def write_report(workdir: str, out: str = "report.html") -> str:
       UserError: no pipeline there, a damaged pipeline.json, or a place that can't be written to.
     """
     run = Run(workdir)
-    parts = [how(run), pictures(run), curves(run), numbers(run), times(run), machine(run)]
+    parts = [how(run), chef(run), pictures(run), curves(run), numbers(run), times(run), machine(run)]
     found = [re.match(r'<section id="(\w+)"><h2>(.*?)</h2>', part) for part in parts]
     links = "".join(f'<a href="#{m[1]}">{m[2]}</a>' for m in found if m)
     nav = f"<nav>{links}</nav>" if links else ""

@@ -71,6 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
         **recipes | {"data__source": "kitchen_talk"},
     )
     c.samples = ConfigDict()
+    c.samples.gallery = ConfigDict({"task": "gallery", "stage": "joints", "num": 2 if arg.runlocal else 8})
     if not arg.runlocal:
         _full(c)
     return c

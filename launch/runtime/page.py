@@ -50,6 +50,13 @@ figcaption { padding-top: 10px; font-size: 14.5px; line-height: 1.45; color: var
 figcaption b { color: var(--ink); font-weight: 620; display: block; text-wrap: balance; }
 .pair { padding-top: 34px; }
 .pair figcaption b { font: 600 20px/1.3 var(--serif); }
+.told, .row { display: grid; gap: 18px; align-items: start; margin: 18px 0; }
+.told { grid-template-columns: 110px 1fr 1fr; border-top: 1px solid var(--line); padding-top: 18px; }
+.told h4 { margin: 0 0 6px; } .told ul { margin: 4px 0; padding-left: 18px; }
+.row { grid-template-columns: repeat(auto-fit, minmax(110px, 1fr)); max-width: 680px; }
+.talk { margin: 18px 0; } .said { margin: 10px 0; } .said.user { text-align: right; font-style: italic; }
+.said figure { max-width: 128px; }
+@media (max-width: 640px) { .told { grid-template-columns: 1fr; } .told figure { max-width: 128px; } }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 14px; padding: 22px; }
 .lanes { display: grid; gap: 22px; margin: 26px 0 34px; }
 @media (min-width: 880px) { .lanes { grid-template-columns: 1fr 1fr; } }

@@ -1,0 +1,148 @@
+"""What a report shows of a ChefFusion: the paper's tables with their baselines, and the gallery."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from chef_fusion import recipes
+from launch.runtime.charts import short
+
+Json = dict[str, Any]
+Figure = Callable[..., str]  # (path, title, text) -> HTML
+
+# title, what it says, rows (prefix of the result's name -> what it is), columns (rest of the name -> heading)
+TABLES = (
+    (
+        "Recipes from photos",
+        "The paper's Table 1, on dishes that no training saw.",
+        {
+            "i2t": "ChefFusion",
+            "retrieval": "recipe of the nearest training photo",
+            "random": "another held-out recipe",
+        },
+        {
+            "sacrebleu": "SacreBLEU",
+            "rouge2": "ROUGE-2",
+            "ingredient_f1": "ingredient F1",
+            "base_accuracy": "right dish",
+        },
+    ),
+    (
+        "Pictures from recipes",
+        "The paper's Table 2. What is seen in a picture is the word of a classifier that was trained on real "
+        "pictures alone; the real pictures' row is what that word is worth.",
+        {
+            "t2i": "ChefFusion",
+            "rcg": "ChefFusion, painted by RCG",
+            "sd": "Stable Diffusion from the text alone",
+            "random": "another recipe's picture",
+            "real": "the real pictures",
+        },
+        {
+            "clip_similarity": "CLIP similarity",
+            "picture_base_accuracy": "right dish",
+            "picture_ingredient_f1": "ingredient F1",
+            "images_per_second": "pictures a second",
+        },
+    ),
+    (
+        "Conversations",
+        "Whether a picture comes where it should, and whether a second wish changes what it is about.",
+        {"": "ChefFusion"},
+        {
+            "decision_accuracy": "decision for a picture",
+            "dialogue_first": "first recipe's F1",
+            "dialogue_recipe": "second recipe right",
+            "dialogue_picture": "second picture right",
+            "dialogue_both": "both",
+        },
+    ),
+)
+
+
+def tables(results: Mapping[str, Any], source: str) -> str:
+    """HTML of the tables that `results` (results.json) has figures for."""
+    body = ""
+    for title, lead, rows, columns in TABLES:
+        held = {
+            (prefix, column): results.get(f"{prefix}_{column}".lstrip("_"))
+            for prefix in rows
+            for column in columns
+        }
+        shown = [c for c in columns if any(held[p, c] for p in rows)]
+        lines = ""
+        for prefix, name in rows.items():
+            if any(held[prefix, c] for c in shown):
+                cells = "".join(_cell(held[prefix, c], columns[c]) for c in shown)
+                lines += f"<tr><td><b>{escape(name)}</b></td>{cells}</tr>"
+        if lines:
+            head = "".join(f'<th class="n">{escape(columns[c])}</th>' for c in shown)
+            body += (
+                f'<h3>{escape(title)}</h3><p class="quiet">{escape(lead)}</p><table><thead><tr>'
+                f"<th>Of {_samples(held.values())} held-out dishes</th>{head}</tr></thead>"
+                f"<tbody>{lines}</tbody></table>"
+            )
+    return body and f'{body}<p class="quiet">From <code>{escape(source)}</code>.</p>'
+
+
+def _cell(result: Any, label: str) -> str:
+    value = result.get("value") if isinstance(result, dict) else None
+    text = "–" if value is None else short(value)
+    return f'<td class="n value" data-label="{escape(label, quote=True)}" title="{value}">{text}</td>'
+
+
+def _samples(results: Any) -> str:
+    counts = {str(r["samples"]) for r in results if isinstance(r, dict) and "samples" in r}
+    return " or ".join(sorted(counts)) or "the"
+
+
+def gallery(folder: str, figure: Figure) -> str:
+    """HTML of the gallery in a folder; "" where there is none."""
+    try:
+        with open(os.path.join(folder, "gallery.json"), encoding="utf-8") as f:
+            made = json.load(f)
+    except (OSError, ValueError):
+        return ""
+
+    def at(name: str) -> str:
+        return os.path.join(folder, name)
+
+    photos = "".join(
+        f'<div class="told">{figure(at(one["photo"]), "")}<div><h4>Written</h4>{_recipe(one["written"])}'
+        f"</div><div><h4>True</h4>{_recipe(one['true'])}</div></div>"
+        for one in made.get("photos", ())
+    )
+    pictures = "".join(
+        f'<div class="painted"><p>{escape(_short(one["text"]))}</p><div class="row">'
+        + "".join(figure(at(file), name) for name, file in one["images"].items())
+        + "</div></div>"
+        for one in made.get("pictures", ())
+    )
+    talks = "".join(_talk(talk, at, figure) for talk in made.get("dialogues", ()))
+    parts = {"From a photo to a recipe": photos, "From a recipe to pictures": pictures, "Talking": talks}
+    return "".join(f"<h3>{title}</h3>{body}" for title, body in parts.items() if body)
+
+
+def _recipe(text: str) -> str:
+    found = recipes.parse(text)
+    if found is None:
+        return f'<p class="quiet">{escape(text)}</p>'
+    items = "".join(f"<li>{escape(line)}</li>" for line in found.ingredients)
+    steps = " ".join(found.instructions)
+    return f'<p><b>{escape(found.title)}</b></p><ul>{items}</ul><p class="quiet">{escape(steps)}</p>'
+
+
+def _short(text: str) -> str:
+    found = recipes.parse(text)
+    return text if found is None else f"{found.title}: {', '.join(found.ingredients)}"
+
+
+def _talk(talk: Sequence[Json], at: Callable[[str], str], figure: Figure) -> str:
+    lines = ""
+    for message in talk:
+        words = _recipe(message["text"]) if message["role"] == "assistant" else escape(message["text"])
+        shown = "".join(figure(at(file), "") for file in message["pictures"])
+        lines += f'<div class="said {escape(message["role"])}"><div>{words}</div>{shown}</div>'
+    return f'<div class="card talk">{lines}</div>'

@@ -1,0 +1,112 @@
+"""What a ChefFusion makes of a few held-out dishes, as files for a report: gallery.json and pictures.
+
+photos      [{"photo", "written", "true"}]: recipes from photos
+pictures    [{"text", "images": {who made it: file}}]: pictures from recipes
+dialogues   [[{"role", "text", "pictures"}]]: conversations, in the toy kitchen
+"""
+
+import dataclasses
+import json
+import os
+from random import Random
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from chef_fusion import generate, recipes, scoring, tasks
+from chef_fusion.decoding import ImageDecision
+from chef_fusion.experiments.joints import painting, rcg_painting
+from chef_fusion.kitchen.talk import change, wish
+from chef_fusion.kitchen_sets import KitchenRecipes
+from launch.runtime import registry
+from launch.runtime.images import save_png
+
+
+def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> None:
+    """Of `num` held-out dishes, evenly spaced.
+
+    Args:
+      run: the folder of a run that trained joints, config: its config.
+    """
+    method, named = config.method, config.components
+    rcg = {name: named[name] for name in ("rdm", "mage", "tokenizer") if named[name]}
+    chef = generate.load(run)
+    if len(rcg) == 3:
+        painter = generate.load(run, image_decoder="rcg", rcg=rcg).rcg
+        chef = dataclasses.replace(chef, rcg=painter)
+    open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
+    held_out = open_source(config.data, "eval")
+    there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
+    numbers = [there[i * len(there) // num] for i in range(min(num, len(there)))]
+    photos, numbers = scoring.photos_of(held_out, numbers)
+    key, words = jax.random.key(seed), method.eval_words
+    os.makedirs(out, exist_ok=True)
+
+    def keep(image: Any, name: str) -> str:
+        save_png(os.path.join(out, name), np.asarray(image))
+        return name
+
+    made: dict[str, list[Any]] = {"photos": [], "pictures": [], "dialogues": []}
+    prompts = [[photo, recipes.TITLE] for photo in photos]
+    drafts = generate.write(chef, prompts, key, max_words=words)
+    for i, (photo, draft, number) in enumerate(zip(photos, drafts, numbers, strict=True)):
+        made["photos"].append(
+            {
+                "photo": keep(photo, f"photo_{i:02d}.png"),
+                "written": recipes.TITLE + draft.text,
+                "true": recipes.caption(held_out.recipe(number)),
+            }
+        )
+
+    texts = [recipes.caption(held_out.recipe(i)) for i in numbers]
+    forced = ImageDecision(bias=np.inf, ends=True)
+    prompts = [[scoring.shorten(chef, text)] for text in texts]
+    states = np.concatenate(
+        [d.states for d in generate.write(chef, prompts, key, max_words=1, images=forced)]
+    )
+    told = generate.text_states(chef, [held_out.target_text(i, config.data.target_text) for i in numbers])
+    sides = {
+        "photo": photos,
+        "ChefFusion": generate.paint(chef, states, key, **painting(method)),
+        "Stable Diffusion alone": generate.paint(chef, None, key, embeddings=told, **painting(method)),
+    }
+    if chef.rcg is not None:
+        sides["ChefFusion by RCG"] = generate.paint_rcg(chef, states, key, **rcg_painting(method))
+    for i, text in enumerate(texts):
+        files = {
+            name: keep(side[i], f"picture_{i:02d}_{j}.png") for j, (name, side) in enumerate(sides.items())
+        }
+        made["pictures"].append({"text": text, "images": files})
+
+    if isinstance(held_out, KitchenRecipes):
+        settings = tasks.Settings(max_words=words, **painting(method))
+        for i, number in enumerate(numbers):
+            talk = _conversation(chef, held_out.dish(number), Random(f"gallery/{number}"), key, settings)
+            for j, message in enumerate(talk):
+                parts = message["pictures"]
+                message["pictures"] = [keep(p, f"talk_{i:02d}_{j}_{n}.png") for n, p in enumerate(parts)]
+            made["dialogues"].append(talk)
+    with open(os.path.join(out, "gallery.json"), "w", encoding="utf-8") as f:
+        json.dump(made | {"seed": seed}, f, indent=2, ensure_ascii=False)
+
+
+def _conversation(
+    chef: generate.Chef, dish: Any, r: Random, key: jax.Array, settings: tasks.Settings
+) -> list[dict[str, Any]]:
+    """A dish is asked for, then changed."""
+    changed = change(dish, r)
+    messages: list[dict[str, Any]] = []
+    for said in [wish(dish, r), *([changed.said] if changed else [])]:
+        messages.append({"role": "user", "content": [said]})
+        answer = tasks.reply(chef, messages, key, task="dialogue", settings=settings)
+        messages.append({"role": "assistant", "content": answer["content"] or ["..."]})
+    return [
+        {
+            "role": message["role"],
+            "text": " ".join(part for part in message["content"] if isinstance(part, str)),
+            "pictures": [part for part in message["content"] if not isinstance(part, str)],
+        }
+        for message in messages
+    ]
