@@ -178,6 +178,9 @@ def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
         if settings.task == "gallery":
             joints = stage_config(config, settings.stage, workdir)
             gallery.make(os.path.join(workdir, settings.stage), joints, out, settings.num)
+        elif settings.task == "classes":
+            options = {k: v for k, v in settings.items() if k not in ("task", "judge", "num")}
+            gallery.classes(workdir, os.path.join(workdir, settings.judge), out, settings.num, **options)
         else:
             sample.main(argv)
         about = {"kind": "sample", "title": f"sample: {name}", "dir": f"samples/{name}"}

@@ -60,7 +60,7 @@ ROLES = {
     ),
     "chef_fusion.judge": (
         "Judge",
-        "Learns from real pictures what dish is on them and what is in it. It has no part in making pictures; "
+        "Learns from real pictures what dish is on them and what is in it. It has no part in making any; "
         "it only says whether they show what was asked for.",
     ),
     "chef_fusion.vae": (
@@ -217,6 +217,10 @@ class Run:
         return max(made, key=lambda p: ("generate" in self.task(p), rank[p]), default=None)
 
     @property
+    def shows_a_chef(self) -> bool:
+        return any(stage.get("experiment") == "chef_fusion.joints" for stage in self.trained)
+
+    @property
     def real(self) -> str | None:
         return next((place for place, told in self.samples.items() if told["name"] == "real"), None)
 
@@ -299,7 +303,7 @@ def header(run: Run, nav: str) -> str:
     made = figure(run.path(place, "grid.png"), "Made by this run", told(run.samples[place])) if place else ""
     real = run.real and figure(run.path(run.real, "grid.png"), "Real pictures", "held out, to compare with")
     heroes = made + (real or "")
-    if not made:
+    if not made and not run.shows_a_chef:
         heroes = f'<p class="quiet">No samples yet: the sampling stage has not run.</p>{heroes}'
     title = escape(str(about.get("title") or about.get("name") or "Pipeline"))
     description = escape(str(about.get("description", "")))

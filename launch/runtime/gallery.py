@@ -15,13 +15,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from chef_fusion import generate, recipes, scoring, tasks
+import rcg
+from chef_fusion import generate, judge, recipes, scoring, tasks
 from chef_fusion.decoding import ImageDecision
 from chef_fusion.experiments.joints import painting, rcg_painting
 from chef_fusion.kitchen.talk import change, wish
 from chef_fusion.kitchen_sets import KitchenRecipes
 from launch.runtime import registry
-from launch.runtime.images import save_png
+from launch.runtime.images import grid, save_png
+from rcg import component
+from rcg import generate as chain
 
 
 def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> None:
@@ -31,11 +34,11 @@ def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> Non
       run: the folder of a run that trained joints, config: its config.
     """
     method, named = config.method, config.components
-    rcg = {name: named[name] for name in ("rdm", "mage", "tokenizer") if named[name]}
+    painter = {name: named[name] for name in ("rdm", "mage", "tokenizer") if named[name]}
     chef = generate.load(run)
-    if len(rcg) == 3:
-        painter = generate.load(run, image_decoder="rcg", rcg=rcg).rcg
-        chef = dataclasses.replace(chef, rcg=painter)
+    if len(painter) == 3:
+        second = generate.load(run, image_decoder="rcg", rcg=painter)
+        chef = dataclasses.replace(chef, rcg=second.rcg)
     open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
     held_out = open_source(config.data, "eval")
     there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
@@ -90,6 +93,27 @@ def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> Non
             made["dialogues"].append(talk)
     with open(os.path.join(out, "gallery.json"), "w", encoding="utf-8") as f:
         json.dump(made | {"seed": seed}, f, indent=2, ensure_ascii=False)
+
+
+def classes(workdir: str, judging: str, out: str, num: int, seed: int = 0, **settings: Any) -> None:
+    """`num` pictures of each kind of dish by RCG with a class-conditional RDM, and what a judge (a run's
+    folder) says of them: grid.png, samples.json, results.json."""
+    model = rcg.load(workdir, class_conditional=True)
+    held = component.load(os.path.join(judging, "component"), "chef_fusion.judge")
+    module = judge.build(held.architecture)
+    labels = np.repeat(np.arange(chain.num_classes(model)), num)
+    images = np.asarray(rcg.generate(model, jax.random.key(seed), len(labels), labels, **settings))
+    named, _ = judge.opinions(module, held.variables, list(images))
+    right = [module.bases[label] == name for label, name in zip(labels, named, strict=True)]
+    os.makedirs(out, exist_ok=True)
+    save_png(os.path.join(out, "grid.png"), grid(images, num))
+    about = {"samples": len(labels), "seed": seed} | settings
+    with open(os.path.join(out, "samples.json"), "w") as f:
+        json.dump({"task": "class_conditional"} | about, f, indent=2)
+    results = {"class_picture_base_accuracy": {"value": float(np.mean(right))} | about}
+    results["class_picture_base_chance"] = {"value": 1 / len(module.bases), "samples": len(labels)}
+    with open(os.path.join(out, "results.json"), "w") as f:
+        json.dump(results, f, indent=2)
 
 
 def _conversation(

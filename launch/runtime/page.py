@@ -50,6 +50,7 @@ figcaption { padding-top: 10px; font-size: 14.5px; line-height: 1.45; color: var
 figcaption b { color: var(--ink); font-weight: 620; display: block; text-wrap: balance; }
 .pair { padding-top: 34px; }
 .pair figcaption b { font: 600 20px/1.3 var(--serif); }
+#chef h3 { margin-top: 44px; }
 .told, .row { display: grid; gap: 18px; align-items: start; margin: 18px 0; }
 .told { grid-template-columns: 110px 1fr 1fr; border-top: 1px solid var(--line); padding-top: 18px; }
 .told h4 { margin: 0 0 6px; } .told ul { margin: 4px 0; padding-left: 18px; }
