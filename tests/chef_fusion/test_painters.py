@@ -10,7 +10,8 @@ from chef_fusion import generate, judge, tasks
 from chef_fusion import model as chef
 from configs.chef_fusion import judge as judge_config
 from configs.chef_fusion import recipe_rdm as rdm_config
-from launch import evaluate, sample
+from launch import evaluate, report, sample
+from launch.runtime import chef_report, gallery
 from launch.train import train
 from rcg import component
 from rcg.errors import UserError
@@ -115,3 +116,27 @@ def test_both_painters_are_scored(folder, tmp_path):
     for name in ("first", "recipe", "picture", "both", "unchanged"):
         assert results[f"dialogue_{name}"]["samples"] == 4
     assert results["rcg_images_per_second"]["value"] > 0
+    page = chef_report.tables(results, "joints/results.json")
+    assert "RCG" in page and "nearest training photo" in page and "second recipe right" in page
+
+    gallery.make(str(tmp_path / "joints"), c, str(tmp_path / "gallery"), 2)
+    made = json.loads((tmp_path / "gallery/gallery.json").read_text())
+    assert [len(made[name]) for name in ("photos", "pictures", "dialogues")] == [2, 2, 2]
+    assert set(made["pictures"][0]["images"]) == {
+        "photo",
+        "ChefFusion",
+        "Stable Diffusion alone",
+        "ChefFusion by RCG",
+    }
+    files = [file for one in made["pictures"] for file in one["images"].values()]
+    assert all((tmp_path / "gallery" / file).exists() for file in files)
+    page = chef_report.gallery(str(tmp_path / "gallery"), report.figure)
+    assert page.count("data:image/png") >= 2 + 2 * 4 and "Talking" in page
+
+
+def test_pictures_of_kinds_of_dish_are_judged(folder, tmp_path):
+    chain = tiny_chain.build(tmp_path / "chain", rdms=("rdm_class",))
+    gallery.classes(str(chain), str(folder / "judge"), str(tmp_path / "out"), 2, mage_steps=2, rdm_steps=5)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["class_picture_base_accuracy"]["samples"] == 2 * tiny_chain.CLASSES
+    assert (tmp_path / "out/grid.png").exists()

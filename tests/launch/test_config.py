@@ -18,6 +18,7 @@ from rcg.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "kmeans", "rdm", "mage")]
 PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py", "configs/toy/demo.py"]
+PIPELINES += ["configs/toy/full.py", "configs/toy/full.py:runlocal"]
 
 
 def config(**overrides):

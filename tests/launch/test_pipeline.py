@@ -45,6 +45,41 @@ def test_from_nothing_to_a_report_and_then_nothing_to_do(tmp_path, capfd):
     assert json.loads((tmp_path / "pipeline.json").read_text()) == before
 
 
+def test_a_prepared_stage_is_made_once_and_again_when_its_data_change(tmp_path, capfd):
+    c = ConfigDict({"name": "texts", "title": "Texts", "description": "A test.", "path": ""})
+    c.order, c.stages, c.samples = ("words", "lm"), ConfigDict(), ConfigDict()
+    data = {"data__source": "kitchen_texts", "data__num_records": 64}
+    words = "configs/chef_fusion/tokenizer.py:kind=opt"
+    c.stages.words = stage("Tokenizer", words, command="prepare", vocab_size=300, **data)
+    c.stages.lm = stage(
+        "Language model",
+        "configs/chef_fusion/opt.py:runlocal",
+        prepared={"data__tokenizer": "words"},
+        model__vocab_size=300,
+        **data,
+    )
+    assert pipeline(c.lock(), str(tmp_path)) == 0
+    assert json.loads((tmp_path / "lm/results.json").read_text())["perplexity"]["value"] > 1
+    assert "Language model" in (tmp_path / "report.html").read_text()
+    made = (tmp_path / "words/tokenizer.json").stat().st_mtime_ns
+    assert pipeline(c, str(tmp_path)) == 0
+    assert (tmp_path / "words/tokenizer.json").stat().st_mtime_ns == made
+    with c.unlocked():
+        c.order = ("words",)
+        c.stages.words.overrides.vocab_size = 290
+    assert pipeline(c, str(tmp_path)) == 0
+    assert (tmp_path / "words/tokenizer.json").stat().st_mtime_ns > made
+    assert "290 tokens" in capfd.readouterr().err
+
+
+def test_a_stage_whose_data_are_not_given(tmp_path):
+    c = ConfigDict({"name": "x", "title": "X", "description": "", "path": "", "order": ("lm",)})
+    c.paths, c.samples, c.stages = ConfigDict({"texts": ""}), ConfigDict(), ConfigDict()
+    c.stages.lm = stage("Language model", "configs/chef_fusion/opt.py:runlocal", path="texts")
+    with pytest.raises(UserError, match="the stage lm needs data: --config.paths.texts="):
+        pipeline(c, str(tmp_path))
+
+
 def test_an_unknown_stage_is_named(tmp_path):
     config = tiny()
     with config.unlocked():

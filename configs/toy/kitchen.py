@@ -1,0 +1,91 @@
+"""The stages that both systems have on the toy kitchen."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.pipeline import stage
+
+FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
+CHEF = ("words", "captions", "lm", "clip", "judge", "vae", "sd")  # before RCG's stages, and "joints" after
+
+
+def rcg_stages(c: ConfigDict, arg: str = "", **options: Any) -> None:
+    """RCG's chain."""
+    variant = f"variant=kitchen{arg}"
+    c.stages.encoder = stage("MoCo v3 encoder", f"configs/rcg/moco_v3.py:{variant}", **options)
+    c.stages.tokenizer = stage("VQGAN tokenizer", f"configs/rcg/vqgan.py:{variant}", **options)
+    c.stages.rdm = stage("RDM", f"configs/rcg/rdm.py:{variant}", {"encoder": "encoder"}, **options)
+    c.stages.mage = stage("MAGE", f"configs/rcg/mage.py:{variant}", FROZEN | {"rdm": "rdm"}, **options)
+
+
+def rcg_comparisons(c: ConfigDict, arg: str = "", **options: Any) -> None:
+    """An RDM that is told the kind of dish, and a MAGE that is told nothing."""
+    variant = f"variant=kitchen{arg}"
+    told = {"model__num_classes": 16} | options
+    rdm = f"configs/rcg/rdm.py:{variant},conditional"
+    c.stages.rdm_classes = stage("RDM for kinds of dish", rdm, {"encoder": "encoder"}, **told)
+    alone = {"model__conditioning": "none"} | options
+    c.stages.mage_alone = stage("MAGE, told nothing", f"configs/rcg/mage.py:{variant}", FROZEN, **alone)
+
+
+def chef_stages(c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int) -> None:
+    """ChefFusion's tokenizers, backbones and joints, the judge, and RCG's RDM for recipes.
+
+    Args:
+      dishes: how many pictures to train on. told: of how many dishes the language model reads.
+    """
+    small = f"variant=small{arg}"
+    texts = {"data__source": "kitchen_texts", "data__num_records": told}
+    dish = {"data__num_records": dishes, "data__max_eval_records": 512}
+    recipes = {"data__source": "recipes_kitchen", **dish}
+    tokenizer = {"command": "prepare", "vocab_size": vocabulary, "evaluate": False, **texts}
+    learn = "configs/chef_fusion/tokenizer.py:kind="
+    c.stages.words = stage("tokenizer of texts", f"{learn}opt", **tokenizer)
+    c.stages.captions = stage("tokenizer of captions", f"{learn}clip", **tokenizer)
+    c.stages.lm = stage(
+        "language model",
+        f"configs/chef_fusion/opt.py:{small}",
+        prepared={"data__tokenizer": "words"},
+        model__vocab_size=vocabulary,
+        **texts,
+    )
+    c.stages.clip = stage(
+        "CLIP",
+        f"configs/chef_fusion/clip.py:{small}",
+        prepared={"data__tokenizer": "captions"},
+        model__text__vocab_size=vocabulary,
+        **recipes,
+    )
+    c.stages.judge = stage(
+        "judge of pictures", f"configs/chef_fusion/judge.py:{arg.removeprefix(',')}", **recipes
+    )
+    c.stages.vae = stage("autoencoder", f"configs/chef_fusion/vae.py:{small}", data__source="kitchen", **dish)
+    c.stages.sd = stage(
+        "Stable Diffusion's UNet",
+        f"configs/chef_fusion/stable_diffusion.py:{small}",
+        {"clip": "clip", "vae": "vae"},
+        **recipes,
+    )
+    c.stages.recipe_rdm = stage(
+        "RDM for recipes",
+        f"configs/chef_fusion/recipe_rdm.py:variant=kitchen{arg}",
+        {"encoder": "encoder", "stable_diffusion": "sd"},
+        data__num_records=dishes,
+    )
+    c.stages.joints = stage(
+        "ChefFusion",
+        f"configs/chef_fusion/joints.py:{small}",
+        {"lm": "lm", "vision": "clip", "stable_diffusion": "sd"}
+        | {"judge": "judge", "rdm": "recipe_rdm", "mage": "mage", "tokenizer": "tokenizer"},
+        model__image_first=vocabulary,
+        **recipes | {"data__source": "kitchen_talk"},
+    )
+
+
+def settings(c: ConfigDict, **stages: dict[str, Any]) -> None:
+    """Overrides of stages: `settings(c, lm={"total_steps": 100, "model__hidden_size": 64})`."""
+    for name, fields in stages.items():
+        held = c.stages[name].overrides
+        with held.ignore_type():
+            held.update(stage("", "", **fields).overrides)
