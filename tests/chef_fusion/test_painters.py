@@ -90,10 +90,9 @@ def test_rcg_paints_for_the_chef(folder, tmp_path):
 
 
 def test_both_painters_are_scored(folder, tmp_path):
-    c = joints({name: str(folder / name) for name in generate.KINDS}, total_steps=2)
+    c = joints({name: str(folder / name) for name in generate.KINDS}, total_steps=1)
     c.data.source = "kitchen_talk"
     c.data.max_tokens = 150
-    c.data.length_buckets = (40, 120)
     c.components.update(judge=str(folder / "judge/component"), rdm=str(folder / "recipe_rdm/component"))
     c.components.update(mage=str(folder / "mage/component"))
     c.components.update(tokenizer=str(folder / "tokenizer/component"))
