@@ -140,20 +140,28 @@ def convert(
                 take(other, inside, CODE[other].rules, heads)
                 own = {name: a for name, a in own.items() if not name.startswith(prefix)}
     if kind == "rcg.rdm":
-        own = _without_schedule(own, source)
+        buffers = _buffers(own, source)
+        own = {name: a for name, a in own.items() if name not in buffers}
         raw = {name: a for name, a in own.items() if not name.startswith("model_ema.")}
         averaged = {name: a for name, a in own.items() if not name.startswith("model.")}
         labels = raw.pop("cond_stage_model.embedding.weight", None)
         if "model.diffusion_model.res_blocks.0.context_layers.1.weight" in raw and labels is not None:
-            raw["cond_stage_model.embedding.weight"] = labels  # else one row, which nothing reads
+            raw["cond_stage_model.embedding.weight"] = labels
         else:
             averaged.pop("cond_stage_model.embedding.weight", None)
+            if labels is not None:
+                buffers["cond_stage_model.embedding.weight"] = labels  # one row, which nothing reads
         fields, variables = take(kind, raw, rdm.rules, fields)
-        if weights == "ema":
-            if len(averaged) <= ("cond_stage_model.embedding.weight" in averaged):
-                raise UserError(f"{source} has no EMA weights (model_ema.*); pass --weights=raw")
+        sets = {"raw": variables}
+        if len(averaged) > ("cond_stage_model.embedding.weight" in averaged):
             like = abstract_variables(kind, fields)
-            variables = import_variables(averaged, rdm.ema_rules(fields), like, source, widen)
+            sets["ema"] = import_variables(averaged, rdm.ema_rules(fields), like, source, widen)
+        if weights not in sets:
+            raise UserError(f"{source} has no EMA weights (model_ema.*); pass --weights=raw")
+        # what else the file holds goes along, so that it can be written again as it was
+        others = {name: held["params"]["denoiser"] for name, held in sets.items() if name != weights}
+        kept = {name.replace(".", "__"): np.asarray(a) for name, a in buffers.items()}
+        variables = dict(sets[weights]) | {"published": others | {"buffers": kept}}
     elif kind == "rcg.mage":
         left = {name: a for name, a in own.items() if name in mage.LEFTOVERS}
         own = {name: a for name, a in own.items() if name not in left}
@@ -169,8 +177,8 @@ def convert(
     return Component(kind, fields, variables, provenance)
 
 
-def _without_schedule(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
-    """Without an RDM's buffers: the noise schedule, which must be ours, and the EMA's counters."""
+def _buffers(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
+    """An RDM's buffers: the noise schedule, which must be ours, and the EMA's counters."""
     ours = diffusion.schedule(diffusion.betas())
     for name, table in ours.items():
         if name in arrays and not (
@@ -178,13 +186,14 @@ def _without_schedule(arrays: dict[str, np.ndarray], source: str) -> dict[str, n
         ):
             raise UserError(f"{source}: {name} is not the schedule of the published RDMs")
     counters = {"model_ema.decay", "model_ema.num_updates"}
-    return {name: a for name, a in arrays.items() if name not in ours and name not in counters}
+    return {name: a for name, a in arrays.items() if name in ours or name in counters}
 
 
 def publish(component: Component, frozen: Mapping[str, Component] | None = None) -> dict[str, np.ndarray]:
     """The published layout of a component: name -> array, the inverse of `convert`.
 
-    An RDM's weights are written twice, raw and EMA, with the schedule and the EMA's counters.
+    An RDM's weights are written raw and as EMA, with the schedule and the EMA's counters: of an imported file
+    all as they were, of one trained here the one set under both names.
 
     Args:
       frozen: components to embed as the official trainers do, by kind: the encoder, for MAGE the tokenizer.
@@ -199,13 +208,19 @@ def publish(component: Component, frozen: Mapping[str, Component] | None = None)
         fields = mage.resolve(fields)
     arrays = export_variables(variables, CODE[kind].rules(fields))
     if kind == "rcg.rdm":
-        arrays |= export_variables(variables, rdm.ema_rules(fields))
+        sets = {"raw": rdm.rules(fields), "ema": rdm.ema_rules(fields)}
+        kept = variables.get("published", {})
+        for name, rules in sets.items():
+            other = {"denoiser": kept[name]} if name in kept else {}
+            arrays |= export_variables({"params": {**variables["params"], **other}}, rules)
         module = rdm.build(fields)
         arrays |= {name: np.asarray(table, np.float32) for name, table in module.tables().items()}
         arrays["model_ema.decay"] = np.array(0.9999, np.float32)
         arrays["model_ema.num_updates"] = np.array(0, np.int32)
         if not module.num_classes:
             arrays["cond_stage_model.embedding.weight"] = np.zeros((1, module.context_dim), np.float32)
+        for name, array in kept.get("buffers", {}).items():
+            arrays[name.replace("__", ".")] = np.asarray(array)
     if kind == "rcg.mage" and "published" in variables:
         kept = [rule for rule in mage.leftover_rules() if rule.theirs in variables["published"]]
         arrays |= export_variables(variables, kept)
