@@ -17,8 +17,10 @@ from rcg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "kmeans", "rdm", "mage")]
+CHEF = ("opt", "clip", "vae", "stable_diffusion", "joints", "judge", "recipe_rdm")
+EXPERIMENTS += [f"configs/chef_fusion/{name}.py" for name in CHEF]
 PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py", "configs/toy/demo.py"]
-PIPELINES += ["configs/toy/full.py", "configs/toy/full.py:runlocal"]
+PIPELINES += ["configs/toy/full.py", "configs/toy/full.py:runlocal", "configs/chef_fusion/whole.py"]
 
 
 def config(**overrides):
@@ -100,9 +102,14 @@ def test_every_config_gives_its_variants(path):
 @pytest.mark.parametrize("path", PIPELINES)
 def test_every_stage_of_a_pipeline_is_a_valid_config(path):
     config = cli.read_config(path, {"path": "/data"})
+    for name in config.get("paths", {}):
+        config.paths[name] = f"/data/{name}"
     for name in config.order:
         stage = stage_config(config, name, "/runs")
-        validate(stage, 1)
-        assert stage.data.path == "/data"
+        if config.stages[name].command == "train":
+            validate(stage, 1)
+        assert stage.data.path == f"/data/{config.stages[name].path}".rstrip("/")
+        for field, made_by in config.stages[name].prepared.items():
+            assert stage[field.split("__")[0]][field.split("__")[1]] == f"/runs/{made_by}"
         for component, made_by in config.stages[name].components.items():
             assert stage.components[component] == f"/runs/{made_by}/component"
