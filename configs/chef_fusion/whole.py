@@ -1,11 +1,11 @@
 """All of ChefFusion from nothing, on one's own recipes, texts and photos.
 
     python -m launch.pipeline --config=configs/chef_fusion/whole.py:source=recipe_jsonl --workdir=runs/mine \
-        --config.paths.recipes=/data/recipes --config.paths.texts=/data/cookbooks --config.paths.images=/data/food
+        --config.paths.recipes=/data/recipes --config.paths.texts=/data/books --config.paths.images=/data/food
 
-recipes: with photos, for CLIP, Stable Diffusion and the joints. texts: .jsonl files for the language model and
-the tokenizers. images: a folder of photos for the autoencoder. Sizes are the small ones, for 64 px; on an
-accelerator take more of everything (`--config.stages.lm.config=configs/chef_fusion/opt.py:variant=125m`, ...).
+recipes: with photos, for CLIP, Stable Diffusion and the joints. texts: .jsonl files for the language model
+and the tokenizers. images: a folder of photos for the autoencoder. Sizes are the small ones, for 64 px; on an
+accelerator take more of everything, as `--config.stages.lm.config=configs/chef_fusion/opt.py:variant=125m`.
 """
 
 from ml_collections import ConfigDict
