@@ -39,8 +39,11 @@ class Judge(nn.Module):
         # what covers much of the plate, and what is seen in one place
         x = jnp.concatenate([x.mean((1, 2)), x.max((1, 2))], axis=-1)
         names = len(self.bases), len(self.ingredients)
-        logits = linear(sum(names), dtype=self.dtype, name="head")(x).astype(jnp.float32)
-        return logits[:, : names[0]], logits[:, names[0] :]
+        kinds = linear(names[0], dtype=self.dtype, name="bases_head")(x)
+        # most dishes lack most ingredients
+        rare = nn.initializers.constant(-2.5)
+        present = linear(names[1], dtype=self.dtype, bias_init=rare, name="ingredients_head")(x)
+        return kinds.astype(jnp.float32), present.astype(jnp.float32)
 
 
 def build(architecture: Mapping[str, Any], *, dtype: Dtype = jnp.float32, **unused: Any) -> Judge:

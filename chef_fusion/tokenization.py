@@ -19,6 +19,7 @@ def load(folder: str) -> Any:
     """
     if not os.path.isdir(folder):
         raise UserError(f"no tokenizer at {folder}; convert the network together with its tokenizer files")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch here is no news
     import transformers
 
     transformers.logging.set_verbosity_error()

@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     settings(
         c,
         lm={
-            "total_steps": 700,
+            "total_steps": 500,
             "batch_size": 16,
             "model__hidden_size": 128,
             "model__ffn_dim": 512,
@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "optimizer__learning_rate": 3e-3,
         },
         clip={
-            "total_steps": 400,
+            "total_steps": 300,
             "data__image_size": 32,
             "model__vision__image_size": 32,
             "model__vision__patch_size": 4,
@@ -49,11 +49,16 @@ def get_config(arg: str = "") -> ConfigDict:
             "model__text__max_position_embeddings": 48,
             "model__projection_dim": 96,
         },
-        judge={"total_steps": 500, "data__image_size": 32, "model__widths": (24, 48, 96)},
-        vae={"total_steps": 1000, "data__image_size": 32, "model__block_out_channels": (24, 48)},
-        sd={
-            "total_steps": 900,
+        judge={
+            "total_steps": 600,
             "batch_size": 16,
+            "data__image_size": 32,
+            "model__widths": (16, 48, 96),
+        },
+        vae={"total_steps": 600, "data__image_size": 32, "model__block_out_channels": (24, 48)},
+        mage={"total_steps": 2200},
+        sd={
+            "total_steps": 700,
             "data__image_size": 32,
             "model__block_out_channels": (48, 96),
             "model__attention_blocks": (False, True),
