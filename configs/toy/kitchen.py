@@ -79,6 +79,10 @@ def chef_stages(c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int
         {"lm": "lm", "vision": "clip", "stable_diffusion": "sd"}
         | {"judge": "judge", "rdm": "recipe_rdm", "mage": "mage", "tokenizer": "tokenizer"},
         model__image_first=vocabulary,
+        # a small network needs to be told more plainly when a picture is wanted
+        method__decision_loss="token",
+        method__decision_scale=1.0,
+        method__rescale_rows=False,
         **recipes | {"data__source": "kitchen_talk"},
     )
 
