@@ -49,13 +49,18 @@ def member_pipeline(config: ConfigDict, member: ConfigDict) -> ConfigDict:
     """The sweep's pipeline with the member's fields.
 
     Raises:
-      UserError: a field of a stage that is not there.
+      UserError: a field of a stage that is not there, or of one that is given.
     """
     stages = {name: stage.to_dict() for name, stage in config.stages.items()}
     for field, value in member.overrides:
         stage, _, rest = field.partition(".")
         if stage not in stages:
             raise UserError(f'member "{member.name}" changes {field}; the stages are: {", ".join(stages)}')
+        if config.given.get(stage):
+            raise UserError(
+                f'member "{member.name}" changes {field}, but {stage} is given; leave --config.given.{stage} '
+                "out, or the members would all be the same"
+            )
         if rest.startswith("components."):
             stages[stage]["components"][rest.removeprefix("components.")] = value
         elif rest == "config":

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import zipfile
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from rcg.features import Extractor, extractor
 
 SPLITS = 10  # of the Inception Score
 SAVE_EVERY = 50  # batches
+UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy says of a damaged npz
 
 
 @dataclasses.dataclass
@@ -51,7 +53,7 @@ def open_set(path: str, source: str = "", split: str = "") -> Any:
             if "arr_0" not in file:
                 raise UserError(f"{path} holds no images: it has no array arr_0")
             return ArraySource(file["arr_0"])
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} is neither a folder of images nor an npz of them ({error})") from error
 
 
@@ -85,8 +87,10 @@ class Gatherer:
         image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.uint8)
         return jax.eval_shape(self.program, self.component.variables, image)[0].shape[1]
 
-    def gather(self, source: Any, image_size: int, keep: int, scores: bool, partial: str = "") -> Seen:
-        """Sums over all images of `source`; the first `keep` features are kept.
+    def gather(
+        self, path: str, source: Any, image_size: int, keep: int, scores: bool, partial: str = ""
+    ) -> Seen:
+        """Sums over all images of `source`, which is at `path`; the first `keep` features are kept.
 
         Args:
           partial: file for the sums so far; a run that finds one of the same images goes on from there.
@@ -95,7 +99,7 @@ class Gatherer:
         batches = image_batches(source, data, split="eval", batch_size=self.batch_size, seed=0)
         iterator, total = iter(batches), -(-len(source) // self.batch_size)
         splits = statistics.split_of(len(source), SPLITS)
-        identity = self._identity(source, data)
+        identity = self._identity(path, source, data, keep)
         seen, step = None, 0
         if partial and os.path.exists(partial):
             seen, step, state = _read_partial(partial, identity)
@@ -127,9 +131,11 @@ class Gatherer:
             raise UserError("there are no images to measure")
         return seen
 
-    def _identity(self, source: Any, data: ConfigDict) -> str:
+    def _identity(self, path: str, source: Any, data: ConfigDict, keep: int) -> str:
+        about = os.stat(path) if os.path.isfile(path) else None
+        origin = [os.path.abspath(path), keep, about and [about.st_size, about.st_mtime_ns]]
         ends = [source.name(0), source.name(len(source) - 1)]
-        said = [len(source), ends, data.image_size, self.batch_size, self.component.content_hash]
+        said = [origin, len(source), ends, data.image_size, self.batch_size, self.component.content_hash]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -192,7 +198,7 @@ def compare(
     )
     is_statistics = reference.endswith(".npz") and not source and _has_statistics(reference)
     given = statistics.load(reference, gatherer.dim, name) if is_statistics else None
-    made = gatherer.gather(open_set(images), image_size, keep, True, made_partial)
+    made = gatherer.gather(images, open_set(images), image_size, keep, True, made_partial)
     gaussian = made.moments.gaussian()
     if save_statistics:
         statistics.save(save_statistics, *gaussian, made.moments.n, name)
@@ -201,10 +207,12 @@ def compare(
     real_kept = None
     if reference:
         if given is None:
-            real = gatherer.gather(open_set(reference, source, split), image_size, keep, False, real_partial)
+            held = open_set(reference, source, split)
+            real = gatherer.gather(reference, held, image_size, keep, False, real_partial)
             given, real_kept = (*real.moments.gaussian(), real.moments.n), real.kept
         elif keep and _has_images(reference):
-            real_kept = gatherer.gather(open_set(reference), image_size, keep, False, real_partial).kept
+            held = open_set(reference)
+            real_kept = gatherer.gather(reference, held, image_size, keep, False, real_partial).kept
         told = {"reference": os.path.basename(os.path.normpath(reference)), "reference_samples": given[2]}
         results[metric] = {"value": statistics.distance(given[:2], gaussian)} | about | told
         if keep and real_kept is not None:
@@ -225,7 +233,7 @@ def _names(path: str) -> set[str]:
     try:
         with np.load(path) as file:
             return set(file.files)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(f"{path} can't be read ({error})") from error
 
 

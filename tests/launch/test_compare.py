@@ -92,6 +92,27 @@ def test_a_run_cut_off_goes_on(sets, tmp_path, monkeypatch):
     assert not (tmp_path / "cut" / "images.partial.npz").exists()
 
 
+def test_what_is_left_of_other_images_is_not_gone_on_with(sets, tmp_path, monkeypatch):
+    """Even if there are as many of them, of the same size and under the same names."""
+    images = np.load(sets / "made.npz")["arr_0"]
+    np.savez(sets / "others.npz", arr_0=images[::-1])
+    whole = run(sets, tmp_path / "whole", images="others.npz", batch_size=8)
+    monkeypatch.setattr(comparing, "SAVE_EVERY", 2)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        calls, add = [], statistics.Moments.add
+
+        def fails(self, features):
+            calls.append(1)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            add(self, features)
+
+        patched.setattr(statistics.Moments, "add", fails)
+        run(sets, tmp_path / "cut", images="made.npz", batch_size=8)
+    assert (tmp_path / "cut" / "images.partial.npz").exists()
+    assert run(sets, tmp_path / "cut", images="others.npz", batch_size=8) == whole
+
+
 def test_statistics_of_other_features_are_refused(sets, tmp_path):
     np.savez(tmp_path / "wrong.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(UserError, match=r"mu \(2048,\) .* features have 16 values"):
@@ -99,9 +120,13 @@ def test_statistics_of_other_features_are_refused(sets, tmp_path):
     statistics.save(str(tmp_path / "named.npz"), np.zeros(16), np.eye(16), 10, "FID-Inception")
     with pytest.raises(UserError, match="are of FID-Inception, not of encoder's class token"):
         run(sets, tmp_path / "x", reference=tmp_path / "named.npz")
-    (tmp_path / "broken.npz").write_bytes(b"PK no zip")
-    with pytest.raises(UserError, match="can't be read"):
-        run(sets, tmp_path / "x", reference=tmp_path / "broken.npz")
+    whole = (sets / "made.npz").read_bytes()
+    for damaged in (b"PK no zip", b"", whole[: len(whole) // 2]):
+        (tmp_path / "broken.npz").write_bytes(damaged)
+        with pytest.raises(UserError, match="can't be read"):
+            run(sets, tmp_path / "x", reference=tmp_path / "broken.npz")
+        with pytest.raises(UserError, match="neither a folder of images nor an npz"):
+            run(sets, tmp_path / "x", images=str(tmp_path / "broken.npz"))
 
 
 def test_precision_and_recall_of_plain_cases():

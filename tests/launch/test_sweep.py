@@ -131,6 +131,15 @@ def test_given_components_are_not_trained(monkeypatch, tmp_path):
     assert {name.split("-")[0] for name in fake.trained} == {"rdm", "mage"}
 
 
+def test_a_given_component_is_not_what_members_compare(monkeypatch, tmp_path):
+    """Else all rows would be the same."""
+    tiny_chain.build(tmp_path / "given", only=("rdm",), rdms=("rdm",))
+    given = f"--config.given.rdm={tmp_path}/given/rdm/component"
+    monkeypatch.setattr(sys, "argv", ["sweep", given])
+    with pytest.raises(UserError, match=r"changes rdm\..*, but rdm is given; leave --config.given.rdm out"):
+        run(tmp_path / "a", "configs/sweeps/table5.py:part=a,runlocal", given)
+
+
 def test_a_typo_in_a_member_is_one_line(monkeypatch, tmp_path):
     config = read("configs/sweeps/guidance.py", "runlocal").copy_and_resolve_references()
     config.unlock()
