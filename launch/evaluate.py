@@ -11,8 +11,10 @@ measures images instead: FID (in an encoder's space: the Frechet distance), Ince
 precision and recall. It streams, and goes on where it was cut off.
 """
 
+import hashlib
 import json
 import os
+from glob import escape, glob
 
 import jax
 from absl import flags
@@ -22,7 +24,7 @@ from launch.runtime import cli
 from launch.runtime.checkpoint import Checkpoints
 from launch.runtime.comparing import compare
 from launch.runtime.config import validate
-from launch.runtime.setup import prepare, use_compilation_cache
+from launch.runtime.setup import Setup, prepare, use_compilation_cache
 from launch.train import evaluate as evaluate_state
 from rcg.errors import UserError
 
@@ -69,9 +71,22 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "") -> dict[str, dict]
         raise UserError(f"no checkpoint under {workdir}/checkpoints; train first")
     setup = prepare(config)
     state, _ = checkpoints.restore(step, setup.abstract)
-    results = evaluate_state(setup, state, setup.load_frozen())
-    write_results(out or workdir, results)
+    folder = out or workdir
+    os.makedirs(folder, exist_ok=True)
+    partial = os.path.join(folder, f"evaluate.{inputs(setup, step)}.partial.npz")
+    results = evaluate_state(setup, state, setup.load_frozen(), partial)
+    if jax.process_index() == 0:
+        write_results(folder, results)
+        for path in glob(os.path.join(escape(folder), "evaluate.*.partial.npz")):  # of other steps, too
+            os.remove(path)
     return results
+
+
+def inputs(setup: Setup, step: int) -> str:
+    """A name for all that the measurements of a checkpoint depend on."""
+    hashes = {name: about.content_hash for name, about in setup.components.items()}
+    said = json.dumps([step, setup.config.to_dict(), hashes], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 
 def evaluate_images(values: flags.FlagValues) -> dict[str, dict]:

@@ -117,11 +117,16 @@ def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writ
     writer.write_images(step, rows)
 
 
-def evaluate(setup: Setup, state: TrainState, frozen: Any) -> dict[str, dict[str, Any]]:
-    """The experiment's own measurements, each with the step it was made at."""
+def evaluate(setup: Setup, state: TrainState, frozen: Any, partial: str = "") -> dict[str, dict[str, Any]]:
+    """The experiment's own measurements, each with the step it was made at.
+
+    Args:
+      partial: file for what is measured so far, to go on from, where the experiment can.
+    """
     key = jax.random.fold_in(root_key(setup.config), EVALUATE_STREAM)
     params = with_ema(state, setup.config)
-    results = setup.experiment.evaluate(params, state.extra, frozen, key, setup.place)
+    further = {"partial": partial} if setup.experiment.resumes_evaluation else {}
+    results = setup.experiment.evaluate(params, state.extra, frozen, key, setup.place, **further)
     return {k: {"seed": setup.config.seed, "step": int(state.step)} | v for k, v in results.items()}
 
 

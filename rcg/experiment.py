@@ -37,6 +37,8 @@ class Experiment:
         looks at during training. jit-able; `batch` comes from the eval split.
       evaluate: (params, extra, frozen, rng, put) -> name -> {"value", "samples", ...}; `put` places a
         host batch on the devices.
+      resumes_evaluation: `evaluate` takes `partial` besides, a file for its sums: where it is there, a run
+        that was cut off goes on from it.
       export: (params, extra) -> the component's variables. Given EMA params where there are any.
       sharding_rules: ordered (regex on the parameter's path, partition spec); first match wins.
       constrain: (params, frozen) -> params, after every update: what an update must not change.
@@ -57,6 +59,7 @@ class Experiment:
     sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     constrain: Callable[[PyTree, PyTree], PyTree] | None = None
     compose: Callable[[PyTree, PyTree], PyTree] | None = None
+    resumes_evaluation: bool = False
     tokenizer: str = ""
     flops_per_example: float = 0.0
 

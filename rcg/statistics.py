@@ -8,6 +8,7 @@ import dataclasses
 import os
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,9 @@ class Moments:
         self.n += len(x)
         self.total += x.sum(0)
         self.outer += x.T @ x
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(self.n + other.n, self.total + other.total, self.outer + other.outer)
 
     def gaussian(self) -> tuple[np.ndarray, np.ndarray]:
         """(mean [D], unbiased covariance [D, D]).
@@ -76,6 +80,55 @@ class ClassMoments:
         mean = self.total[full] / n[:, None]
         scores = np.exp(self.negentropy[full] / n - (mean * np.log(np.maximum(mean, 1e-300))).sum(1))
         return float(scores.mean()), float(scores.std())
+
+
+@dataclasses.dataclass
+class Sums:
+    """Sums over several sets of images at once, each under a name."""
+
+    moments: dict[str, Moments] = dataclasses.field(default_factory=dict)
+    classes: dict[str, ClassMoments] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, features: np.ndarray) -> None:
+        """features: [B, D]."""
+        self.moments.setdefault(name, Moments.empty(features.shape[1])).add(features)
+
+    def add_logits(self, name: str, logits: np.ndarray, splits: np.ndarray, count: int) -> None:
+        """logits: [B, C]; splits: int [B], of `count` there are."""
+        self.classes.setdefault(name, ClassMoments.empty(count, logits.shape[1])).add(logits, splits)
+
+    def save(self, path: str, **about: Any) -> None:
+        """Writes the sums, and arrays that say how far they are, whole or not at all."""
+        arrays = {
+            f"{kind}/{name}/{field}": value
+            for kind in ("moments", "classes")
+            for name, one in getattr(self, kind).items()
+            for field, value in vars(one).items()
+        }
+        with open(path + ".incomplete", "wb") as f:
+            np.savez(f, **arrays, **about)
+        os.replace(path + ".incomplete", path)
+
+    @classmethod
+    def load(cls, path: str) -> tuple["Sums", dict[str, np.ndarray]]:
+        """(sums, about) as they were saved."""
+        made: dict[tuple[str, str], dict[str, Any]] = {}
+        about = {}
+        with np.load(path) as file:
+            for key in file.files:
+                kind, _, rest = key.partition("/")
+                if rest:
+                    name, field = rest.rsplit("/", 1)
+                    made.setdefault((kind, name), {})[field] = file[key]
+                else:
+                    about[key] = file[key]
+        sums = cls()
+        for (kind, name), fields in made.items():
+            if kind == "moments":
+                sums.moments[name] = Moments(**fields | {"n": int(fields["n"])})
+            else:
+                sums.classes[name] = ClassMoments(**fields)
+        return sums, about
 
 
 def split_of(num: int, splits: int, seed: int = 2020) -> np.ndarray:

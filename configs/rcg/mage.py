@@ -54,6 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method.ddim_end = "published"  # published: at the first noise level; clean: at none
     c.method.eval_samples = 10_000
     c.method.eval_ways = ""  # what evaluation paints: "oracle,generated"; "": everything there is
+    c.method.reference = ""  # npz of statistics to measure against; "": the eval split's own
 
     c.data = images(image_size=256)
     c.data.augment = "random_crop_flip" if arg.recipe == "paper" else "center_crop"

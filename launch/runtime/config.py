@@ -22,7 +22,8 @@ MEASURING = r"method\.eval_.*|data\.max_eval_records"
 SAMPLING = {
     "rcg.rdm": r"method\.(rdm_steps|eta|ddim_end)",
     "rcg.mage": (
-        r"method\.(temperature|cfg_scale|mage_steps|rdm_steps|eta|ddim_end)|components\.(rdm|features)"
+        r"method\.(temperature|cfg_scale|mage_steps|rdm_steps|eta|ddim_end|reference)|"
+        r"components\.(rdm|features)"
     ),
     "chef_fusion.recipe_rdm": r"method\.(rdm_steps|eta|ddim_end)",
     "chef_fusion.stable_diffusion": r"method\.(sample_steps|scheduler|cfg_scale)",

@@ -2,20 +2,21 @@
 representations, on labels (the data's, or clusters of representations), or on nothing (RCG section 3.3)."""
 
 import functools
+import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from rcg import clusters, encoders, features, metrics, rdm
+from rcg import clusters, encoders, features, rdm, statistics
 from rcg.component import Component
 from rcg.data import image_dataset
 from rcg.errors import UserError
-from rcg.experiment import Experiment, compute_options, to_unit
+from rcg.experiment import Experiment, compute_options, to_unit, whole
 from rcg.pixel import mage, vqgan
 
 SHARDING_RULES = (
@@ -24,6 +25,9 @@ SHARDING_RULES = (
     (r"mlp/fc1/kernel", ("fsdp", "tensor")),
     (r"mlp/fc2/kernel", ("tensor", "fsdp")),
 )
+SPLITS = 10  # of the Inception Score
+SAVE_EVERY = 50  # batches of an evaluation
+HALVES = (0, 1)
 KINDS = {
     "tokenizer": "rcg.vqgan",
     "encoder": "rcg.encoder",
@@ -119,7 +123,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             rows[f"generated {i + 1}"] = paint(params, frozen, cond, len(images), key)
         return rows
 
-    def evaluate(params, extra, frozen, rng, put):
+    def evaluate(params, extra, frozen, rng, put, partial=""):
+        """`partial`: file for the sums so far; where it is there, the evaluation goes on from it."""
         size, number = config.batch_size, method.eval_samples
 
         def oracle(params, frozen, batch, rng):
@@ -166,49 +171,71 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         def guess(params, frozen, batch, rng):
             """Sums over the hidden tokens of the batch: loss, hits, tokens."""
             _, aux = losses(params, frozen, batch, rng, train=False)
-            hidden = aux["masked"] * batch["mask"][:, None]
-            return jnp.stack([(hidden * x).sum() for x in (aux["token_loss"], aux["correct"], 1.0)])
+            counted = aux["masked"] * batch["mask"][:, None]
+            return jnp.stack([(counted * x).sum() for x in (aux["token_loss"], aux["correct"], 1.0)])
 
         ways = {name: seen(way) for name, way in ways.items()}
-        # each process reads its share; all then hold everything
-        whole = functools.partial(multihost_utils.process_allgather, tiled=True)
+        reference, given = method.get("reference", ""), None  # a run of before has no such field
+        if reference:
+            pixels = jax.ShapeDtypeStruct((1, config.data.image_size, config.data.image_size, 3), jnp.float32)
+            dim = jax.eval_shape(extract, frozen[measuring], pixels)[0].shape[1]
+            given = statistics.load(reference, dim, extract.name)
+        records = len(source("eval"))
+        splits = statistics.split_of(min(number, config.data.max_eval_records or records, records), SPLITS)
+
+        # each process reads its share; all then hold the sums over everything
         processes, index = jax.process_count(), jax.process_index()
-        found, logits = {name: [] for name in ways}, {name: [] for name in ways}
-        sums, samples = np.zeros(3), 0
-        for i, batch in enumerate(dataset("eval", size // processes, config.seed, index, processes)):
-            placed, key = put({k: batch[k] for k in ("image", "label", "mask")}), jax.random.fold_in(rng, i)
-            keep = whole(batch["mask"]) > 0
+        batches = iter(dataset("eval", size // processes, config.seed, index, processes))
+        sums, hidden, step, samples = statistics.Sums(), np.zeros(3), 0, 0
+        if partial and os.path.exists(partial):
+            sums, about = statistics.Sums.load(partial)
+            hidden, step, samples = about["hidden"], int(about["step"]), int(about["samples"])
+            batches.set_state(json.loads(str(about["state"])))
+        while samples < number and (batch := next(batches, None)) is not None:
+            placed = put({k: batch[k] for k in ("image", "label", "mask")})
+            key = jax.random.fold_in(rng, step)
+            good = np.flatnonzero(whole(batch["mask"]) > 0)
+            keep = good[: number - samples]
+            places = samples + np.arange(len(keep))  # among all that are measured
             for name, way in ways.items():
                 of_images, of_classes = way(params, frozen, placed, key)
-                found[name].append(np.asarray(whole(of_images))[keep])
+                of_images = whole(of_images)[keep]
+                if name == "real":  # the floor is of its halves
+                    for half in HALVES:
+                        sums.add(f"real {half}", of_images[places % 2 == half])
+                else:
+                    sums.add(name, of_images)
                 if of_classes is not None:
-                    logits[name].append(np.asarray(whole(of_classes))[keep])
-            sums += np.asarray(guess(params, frozen, placed, key))
-            samples += int(keep.sum())
-            if samples >= number:
-                break
-        found = {name: np.concatenate(parts)[:number] for name, parts in found.items()}
-        real = found.pop("real")
+                    sums.add_logits(name, whole(of_classes)[keep], splits[places], SPLITS)
+            hidden += np.asarray(guess(params, frozen, placed, key))
+            step, samples = step + 1, samples + len(good)
+            if partial and step % SAVE_EVERY == 0 and index == 0:
+                state = json.dumps(batches.get_state())
+                sums.save(partial, hidden=hidden, step=step, samples=samples, state=state)
+        halves = [sums.moments.pop(f"real {half}") for half in HALVES]
+        measured = halves[0] + halves[1]
+        real, about = measured.gaussian(), {"features": extract.name}
+        split = held_against = {"reference": "eval split"}
+        if given is not None:
+            real = given[:2]
+            held_against = {"reference": os.path.basename(reference), "reference_samples": given[2]}
 
-        def frechet(a, b):
-            value = metrics.frechet_distance(*metrics.gaussian(a), *metrics.gaussian(b))
-            about = {"features": extract.name, "reference": "eval split"}
-            return {"value": value, "samples": len(b), **about}
-
-        metric = extract.metric
-        results = {f"{metric}_{name}": frechet(real, made) for name, made in found.items()}
+        metric, results = extract.metric, {}
+        for name, made in sums.moments.items():
+            value = statistics.distance(real, made.gaussian())
+            results[f"{metric}_{name}"] = {"value": value, "samples": made.n} | about | held_against
         # of two halves of the real images; fewer samples make the distance larger
-        results[f"{metric}_floor"] = frechet(real[::2], real[1::2])
-        for name, parts in logits.items():
-            if parts:
-                score, deviation = metrics.inception_score(np.concatenate(parts)[:number])
-                about = {"samples": len(real), "std": deviation, "splits": 10}
-                results[f"inception_score_{name}"] = {"value": score} | about
+        floor = statistics.distance(*(half.gaussian() for half in halves))
+        results[f"{metric}_floor"] = {"value": floor, "samples": halves[1].n} | about | split
+        for name, classes in sums.classes.items():
+            score, deviation = classes.score()
+            told = {"samples": measured.n, "std": deviation, "splits": SPLITS}
+            results[f"inception_score_{name}"] = {"value": score} | told
         for name in results:
             if name.endswith("_guided"):
                 results[name]["cfg_scale"] = method.cfg_scale
-        for name, total in zip(("loss", "accuracy"), sums, strict=False):
-            results[f"masked_{name}"] = {"value": float(total / sums[2]), "samples": samples}
+        for name, total in zip(("loss", "accuracy"), hidden, strict=False):
+            results[f"masked_{name}"] = {"value": float(total / hidden[2]), "samples": samples}
         return results
 
     return Experiment(
@@ -220,6 +247,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         dataset=dataset,
         panels=panels,
         evaluate=evaluate,
+        resumes_evaluation=True,
         export=lambda params, extra: {"params": params},
         sharding_rules=SHARDING_RULES,
     )
