@@ -19,8 +19,13 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "kmeans", "rdm", "mage")]
 CHEF = ("opt", "clip", "vae", "stable_diffusion", "joints", "judge", "recipe_rdm")
 EXPERIMENTS += [f"configs/chef_fusion/{name}.py" for name in CHEF]
-PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py", "configs/toy/demo.py"]
-PIPELINES += ["configs/toy/full.py", "configs/toy/full.py:runlocal", "configs/chef_fusion/whole.py"]
+PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py", "configs/toy/demo.py:rcg"]
+PIPELINES += [
+    "configs/toy/demo.py",
+    "configs/toy/full.py",
+    "configs/toy/full.py:runlocal",
+    "configs/chef_fusion/whole.py",
+]
 
 
 def config(**overrides):
