@@ -97,10 +97,11 @@ def their_opt(setting: Any) -> Any:
     return torch, transformers.OPTForCausalLM(transformers.OPTConfig(**_opt_fields(setting))).eval()
 
 
-def their_opt_decode(setting: Any) -> Repetition:
+def their_opt_decode(setting: Any, use_cache: bool = True) -> Repetition:
+    """Without a cache every token runs all before it again, as the original ChefFusion's decoding does."""
     torch, model = their_opt(setting)
     ids = torch.randint(4, model.config.vocab_size, (setting.pick(1, 16, 2), PROMPT))
-    options = {"do_sample": False, "max_new_tokens": WORDS, "min_new_tokens": WORDS, "use_cache": True}
+    options = {"do_sample": False, "max_new_tokens": WORDS, "min_new_tokens": WORDS, "use_cache": use_cache}
 
     def run() -> None:
         with torch.no_grad():
@@ -278,6 +279,7 @@ def their_clip_forward(setting: Any) -> Repetition:
 # name -> (our work, the libraries', the goal of ours / theirs on a CPU)
 CASES = {
     "opt_decode": (opt_decode, their_opt_decode, 0.6),
+    "opt_decode_uncached": (opt_decode, functools.partial(their_opt_decode, use_cache=False), 0.1),
     "opt_backward": (opt_backward, their_opt_backward, 1.0),
     "sd_unet": (sd_unet, their_unet, 1.05),
     "sd_vae_decode": (sd_vae_decode, their_vae_decode, 1.05),
