@@ -8,12 +8,15 @@ seed and the step.
         --features=<component of FID-Inception, or of an encoder>
 
 measures images instead: FID (in an encoder's space: the Frechet distance), Inception Score, and with --keep
-precision and recall. It streams, and goes on where it was cut off.
+precision and recall.
+
+Both stream, and go on where they were cut off; of the runs only MAGE's.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from glob import escape, glob
 
 import jax
@@ -27,6 +30,13 @@ from launch.runtime.config import validate
 from launch.runtime.setup import Setup, prepare, use_compilation_cache
 from launch.train import evaluate as evaluate_state
 from rcg.errors import UserError
+
+ENCODER_SPACE = "no FID-Inception: the Frechet distance is in an encoder's space, not to be held against FIDs"
+
+
+def in_encoder_space(results: Iterable[str]) -> bool:
+    """Whether there is a Frechet distance among these names of results that is no FID."""
+    return any(name == "frechet" or name.startswith("frechet_") for name in results)
 
 
 def saved_config(workdir: str) -> ConfigDict:
@@ -92,20 +102,23 @@ def inputs(setup: Setup, step: int) -> str:
 def evaluate_images(values: flags.FlagValues) -> dict[str, dict]:
     """Measures --images; the results are returned, and merged into results.json in --out."""
     out = cli.required(values, "out")
-    features = cli.required(values, "features")
+    if not values.features:
+        raise UserError(
+            "--features=<component> is needed: FID-Inception's, made by launch.convert --kind=rcg.inception, "
+            f"or an encoder's, such as <workdir of moco_v3>/component (then {ENCODER_SPACE})"
+        )
     fields = ("image_size", "batch_size", "keep", "save_statistics")
     results = compare(
         values.images,
         values.reference,
-        features,
+        values.features,
         out,
         source=values.reference_source,
         split=values.reference_split,
         **{name: values[name].value for name in fields},
     )
-    if "frechet" in results:
-        print("no FID-Inception: the Frechet distance is in an encoder's space, not to be held against FIDs")
-    write_results(out, results)
+    if jax.process_index() == 0:
+        write_results(out, results)
     return results
 
 
@@ -133,6 +146,8 @@ def main(argv: list[str]) -> int:
     else:
         workdir = cli.required(values, "workdir")
         results = evaluate(values.config or saved_config(workdir), workdir, values.out)
+    if in_encoder_space(results):
+        print(ENCODER_SPACE)
     for name, result in sorted(results.items()):
         print(f"{name:32} {result['value']:.6g}  ({result.get('samples', '?')} samples)")
     return 0

@@ -29,7 +29,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch.evaluate import evaluate
+from launch.evaluate import ENCODER_SPACE, evaluate, in_encoder_space
 from launch.pipeline import configure, hardware
 from launch.runtime import charts, cli
 from launch.runtime.config import decides_training, flatten
@@ -45,22 +45,29 @@ def slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "_", name.lower()).strip("_")
 
 
+def built_on(stages: ConfigDict, name: str) -> set[str]:
+    """The stage and all that it takes components of."""
+    return {name}.union(*(built_on(stages, other) for other in stages[name].components.values()))
+
+
 def member_pipeline(config: ConfigDict, member: ConfigDict) -> ConfigDict:
     """The sweep's pipeline with the member's fields.
 
     Raises:
-      UserError: a field of a stage that is not there, or of one that is given.
+      UserError: a field of a stage that is not there, or of one that a given one is, or is built on.
     """
     stages = {name: stage.to_dict() for name, stage in config.stages.items()}
+    given = {name: built_on(config.stages, name) for name, path in config.given.items() if path}
     for field, value in member.overrides:
         stage, _, rest = field.partition(".")
         if stage not in stages:
             raise UserError(f'member "{member.name}" changes {field}; the stages are: {", ".join(stages)}')
-        if config.given.get(stage):
-            raise UserError(
-                f'member "{member.name}" changes {field}, but {stage} is given; leave --config.given.{stage} '
-                "out, or the members would all be the same"
-            )
+        for name, behind in given.items():
+            if stage in behind:
+                raise UserError(
+                    f'member "{member.name}" changes {field}, but {name} is given; leave '
+                    f"--config.given.{name} out: a given component is the same for all members"
+                )
         if rest.startswith("components."):
             stages[stage]["components"][rest.removeprefix("components.")] = value
         elif rest == "config":
@@ -197,6 +204,7 @@ def rows(config: ConfigDict, workdir: str) -> list[dict[str, Any]]:
             # measured with FID-Inception, the Frechet distance is called what it is called elsewhere
             wanted = {t: m if m in results else m.replace("frechet_", "fid_", 1) for t, m in wanted.items()}
             row["values"] = {title: results[m] for title, m in wanted.items() if m in results}
+            row["encoder_space"] = in_encoder_space(results)
             row["steps"], row["batch_size"] = made.get("steps"), made.get("batch_size")
             row["hardware"] = made.get("hardware", {})
             if not row["error"] and not row["values"]:
@@ -245,7 +253,7 @@ def plots(config: ConfigDict, found: list[dict[str, Any]]) -> list[str]:
 
 
 def collect(config: ConfigDict, workdir: str) -> str:
-    """Writes the table of what there is so far; returns it as Markdown."""
+    """Writes the table of what there is so far; returns it as Markdown, with what is to be said of it."""
     found = rows(config, workdir)
     lines = table(config, found)
     text = markdown(lines)
@@ -256,18 +264,20 @@ def collect(config: ConfigDict, workdir: str) -> str:
     head = "".join(f"<th>{escape(cell)}</th>" for cell in lines[0])
     body = "".join(f"<tr>{''.join(f'<td>{escape(c)}</td>' for c in line)}</tr>" for line in lines[1:])
     drawn = "".join(plots(config, found))
+    said = ENCODER_SPACE if any(row.get("encoder_space") for row in found) else ""
     html = page(
         config.title,
         f"<h1>{escape(config.title)}</h1><p>{escape(config.description)}</p>"
         f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        f'<div class="charts">{drawn}</div><p class="quiet">{escape(told)}</p>',
+        f'<div class="charts">{drawn}</div>'
+        f'<p class="quiet">{escape(said)}</p><p class="quiet">{escape(told)}</p>',
     )
     for ending, content in (("md", text), ("csv", held.getvalue()), ("html", html)):
         path = os.path.join(workdir, f"{config.name}.{ending}")
         with open(path + ".incomplete", "w") as f:
             f.write(content)
         os.replace(path + ".incomplete", path)
-    return text
+    return f"{text}\n{said}\n" if said else text
 
 
 def run_member(config: ConfigDict, index: int, workdir: str) -> int:
@@ -318,6 +328,8 @@ def main(argv: list[str]) -> int:
             print(f"{index:3}  {member.name:24} {fields}")
         return 0
     workdir = os.path.abspath(cli.required(values, "workdir"))
+    for member in config.members:  # a mistake is told before anything is trained
+        member_pipeline(config, member)
     os.makedirs(workdir, exist_ok=True)
     if values.index is not None:
         if not 0 <= values.index < len(config.members):

@@ -88,14 +88,17 @@ def test_members_share_what_their_training_agrees_on(monkeypatch, tmp_path):
     assert len(fake.trained) == 8 and len(fake.measured) == 5  # nothing was left to do
 
 
-def test_sampling_fields_do_not_train_again(monkeypatch, tmp_path):
+def test_sampling_fields_do_not_train_again(monkeypatch, tmp_path, capsys):
     fake = Fake(monkeypatch, value=lambda config: config.method.cfg_scale + 1)
     assert run(tmp_path, "configs/sweeps/guidance.py:runlocal") == 0
     assert len([n for n in fake.trained if n.startswith("mage")]) == 1 and len(fake.measured) == 2
     text = (tmp_path / "guidance.md").read_text()
     assert "| guidance 0 | 1 | f | 8 | 4 | 16 |  |" in text and "| guidance 2 | 3 |" in text
     assert (tmp_path / "guidance.csv").read_text().count("\n") == 3
-    assert "<svg" in (tmp_path / "guidance.html").read_text()
+    page = (tmp_path / "guidance.html").read_text()
+    assert "<svg" in page
+    for said in (page, capsys.readouterr().out):
+        assert "in an encoder" in said and "not to be held against FIDs" in said
 
 
 def test_a_failed_member_is_told_and_the_others_go_on(monkeypatch, tmp_path):
@@ -138,6 +141,14 @@ def test_a_given_component_is_not_what_members_compare(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["sweep", given])
     with pytest.raises(UserError, match=r"changes rdm\..*, but rdm is given; leave --config.given.rdm out"):
         run(tmp_path / "a", "configs/sweeps/table5.py:part=a,runlocal", given)
+    # nor does it follow when what it is built on is another for each
+    with pytest.raises(UserError, match=r"changes encoder\.model\.dim, but rdm is given; leave"):
+        run(tmp_path / "a", "configs/sweeps/table4.py:part=b,runlocal", given)
+    assert not (tmp_path / "a").exists()
+    given = "--config.given.encoder=elsewhere"
+    monkeypatch.setattr(sys, "argv", ["sweep", given])
+    with pytest.raises(UserError, match=r"changes encoder\.model\.dim, but encoder is given; leave"):
+        run(tmp_path / "a", "configs/sweeps/table4.py:part=b,runlocal", given)
 
 
 def test_a_typo_in_a_member_is_one_line(monkeypatch, tmp_path):
