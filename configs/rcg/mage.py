@@ -113,9 +113,11 @@ def _kitchen(c: ConfigDict) -> None:
 
 def _runlocal(c: ConfigDict) -> None:
     """Any variant, tiny: seconds on a CPU."""
-    c.model.update(variant="tiny", num_tokens=64, codebook_size=16, class_slots=4, rep_dim=16, num_classes=4)
+    c.model.update(variant="tiny", num_tokens=64, codebook_size=16, class_slots=4, rep_dim=16, num_classes=16)
     c.method.update(mage_steps=4, rdm_steps=10, eval_samples=32)
+    augment = c.data.augment
     c.data = images(source="kitchen", image_size=32)
+    c.data.augment = augment
     c.data.update(num_records=64, max_eval_records=32)
     c.batch_size = 16
     c.total_steps = 4

@@ -128,7 +128,9 @@ def _runlocal(c: ConfigDict) -> None:
     c.model.update(image_size=32, patch_size=8, dim=32, depth=2, num_heads=2, head_hidden=32, head_out=16)
     c.method.predictor_hidden = 32
     c.method.eval_bank = 64
+    augment = c.data.augment
     c.data = images(source="kitchen", image_size=32)
+    c.data.augment = augment
     c.data.max_eval_records = 32
     c.data.num_records = 64
     c.batch_size = 16

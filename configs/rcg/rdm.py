@@ -72,8 +72,10 @@ def get_config(arg: str = "") -> ConfigDict:
         c.total_steps = 600
     if arg.runlocal:
         c.model.update(channels=16, width=32, bottleneck=32, time_dim=16, depth=2, context_dim=16)
-        c.model.num_classes = 4 if arg.conditional else 0
+        c.model.num_classes = 16 if arg.conditional else 0
+        augment = c.data.augment
         c.data = images(source="kitchen", image_size=32)
+        c.data.augment = augment
         c.data.update(num_records=64, max_eval_records=32)
         c.method.update(rdm_steps=10, eval_samples=32)
         c.batch_size = 16

@@ -111,7 +111,9 @@ def _runlocal(c: ConfigDict) -> None:
     c.model.update(ch=8, ch_mult=(1, 1, 2), num_res_blocks=1, z_channels=8, codebook_size=16, num_groups=4)
     c.method.discriminator.update(ch=8, num_layers=2, num_groups=4)
     c.method.update(quantize_start_step=1, adversarial_start_step=2, codebook_decay=0.9)
+    augment = c.data.augment
     c.data = images(source="kitchen", image_size=32)
+    c.data.augment = augment
     c.data.update(num_records=64, max_eval_records=32)
     c.batch_size = 16
     c.total_steps = 4

@@ -18,6 +18,7 @@ CONFIGS = {
     "rdm": "configs/rcg/rdm.py:runlocal",
     "mage": "configs/rcg/mage.py:runlocal",
 }
+RECIPES = {"code": "center_crop", "paper": "random_crop_flip"}  # MAGE's augmentation
 MESHES = {"1": (1, 1, 1), "8x1": (8, 1, 1), "1x8": (1, 8, 1), "2x4": (2, 4, 1), "2x2x2": (2, 2, 2)}
 
 
@@ -42,8 +43,8 @@ def made(tmp_path_factory):
     return paths
 
 
-def setup_for(name, made, mesh_name="1", **overrides):
-    config = cli.read_config(CONFIGS[name])
+def setup_for(name, made, mesh_name="1", config="", **overrides):
+    config = cli.read_config(config or CONFIGS[name])
     wanted = {f"components.{k}": v for k, v in made.items() if k in config.get("components", {})}
     fixed = {"batch_size": 16, "log_steps": 1, "total_steps": 100}
     config.update_from_flattened_dict(fixed | wanted | overrides)
@@ -78,6 +79,23 @@ def test_losses_do_not_depend_on_the_mesh(name, made):
         error = np.abs(got / reference - 1).max()
         print(f"{name} on {mesh_name}: {error:.1e} (limit 1e-5)")
         assert error < 1e-5, mesh_name
+
+
+def test_a_step_of_a_conditional_rdm(made):
+    """On labelled images of its own data."""
+    setup = setup_for("rdm", made, config="configs/rcg/rdm.py:conditional,runlocal")
+    batch = next(iter(setup.experiment.dataset("train", 16, 0, 0, 1)))
+    state, frozen = setup.init_state(), setup.load_frozen()
+    state = jax.jit(setup.train_step)(state, frozen, setup.place_inputs(batch), root_key(setup.config))
+    assert np.isfinite(mean_metrics(state, 1)["loss"]) and int(state.bad_step) == -1
+
+
+def test_the_papers_recipe_is_another_augmentation(made):
+    """MAGE's: the step is the same, as for the larger variants that runlocal makes tiny."""
+    recipes = [setup_for("mage", made, config=f"configs/rcg/mage.py:recipe={r},runlocal") for r in RECIPES]
+    assert [setup.config.data.augment for setup in recipes] == list(RECIPES.values())
+    drawn = [next(iter(setup.experiment.dataset("train", 16, 0, 0, 1)))["image"] for setup in recipes]
+    assert (drawn[0] != drawn[1]).any()
 
 
 def test_two_runs_are_equal_bit_for_bit(made):
