@@ -1,7 +1,7 @@
 """Two sets of images held against each other: Frechet distance, Inception Score, precision and recall.
 
-Images stream through the network a batch at a time, over all devices; the sums are saved on the way, so
-that a run that was cut off goes on where it was.
+Images stream through the network a batch at a time, over all devices and processes; the sums are saved on
+the way, so that a run that was cut off goes on where it was.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import zipfile
+import zlib
 from typing import Any
 
 import jax
@@ -21,11 +22,13 @@ from launch.runtime.progress import Progress
 from rcg import component, metrics, statistics
 from rcg.data import ArraySource, ImageFolder, decode, image_batches, open_source
 from rcg.errors import UserError
+from rcg.experiment import whole
 from rcg.features import Extractor, extractor
 
 SPLITS = 10  # of the Inception Score
 SAVE_EVERY = 50  # batches
-UNREADABLE = (OSError, ValueError, EOFError, zipfile.BadZipFile)  # what numpy says of a damaged npz
+# what numpy raises for a damaged npz, or for what is none
+UNREADABLE = (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass
@@ -61,8 +64,10 @@ def own_size(source: Any) -> int:
     """The side of the first image, which all must have.
 
     Raises:
-      UserError: it is not square.
+      UserError: it is not square, or not there.
     """
+    if not len(source):
+        raise UserError("there are no images to measure")
     image = source[0]["image"]
     width, height = image.shape[1::-1] if isinstance(image, np.ndarray) else decode(image).size
     if height != width:
@@ -96,7 +101,10 @@ class Gatherer:
           partial: file for the sums so far; a run that finds one of the same images goes on from there.
         """
         data = image_fields("the images", image_size=image_size or own_size(source))
-        batches = image_batches(source, data, split="eval", batch_size=self.batch_size, seed=0)
+        # each process reads every n-th record; all then hold everything
+        processes, index = jax.process_count(), jax.process_index()
+        share, shard = self.batch_size // processes, {"shard_index": index, "shard_count": processes}
+        batches = image_batches(source, data, split="eval", batch_size=share, seed=0, **shard)
         iterator, total = iter(batches), -(-len(source) // self.batch_size)
         splits = statistics.split_of(len(source), SPLITS)
         identity = self._identity(path, source, data, keep)
@@ -108,11 +116,14 @@ class Gatherer:
         sharding = meshes.batch_sharding(self.mesh)
         with Progress(total, self.batch_size, step) as progress:
             for batch in iterator:
-                rows = slice(step * self.batch_size, step * self.batch_size + self.batch_size)
-                placed = meshes.place_batch({"image": batch["image"]}, sharding)["image"]
-                found, logits = self.program(self.component.variables, placed)
-                good = batch["mask"] > 0
-                found = np.asarray(found)[good]
+                read = index + processes * (step * share + np.arange(share, dtype=np.int32))
+                about = {"image": batch["image"], "mask": batch["mask"], "record": read}
+                placed = meshes.place_batch(about, sharding)
+                found, logits = self.program(self.component.variables, placed["image"])
+                record = whole(placed["record"])
+                order = np.argsort(record)  # as the source has them, whichever process read what
+                good = order[whole(placed["mask"])[order] > 0]
+                found = whole(found)[good]
                 if seen is None:
                     classes = None
                     if logits is not None and scores:
@@ -120,12 +131,12 @@ class Gatherer:
                     seen = Seen(statistics.Moments.empty(found.shape[1]), classes, found[:0])
                 seen.moments.add(found)
                 if seen.classes is not None:
-                    seen.classes.add(np.asarray(logits)[good], np.resize(splits[rows], len(good))[good])
+                    seen.classes.add(whole(logits)[good], splits[record[good]])
                 if len(seen.kept) < keep:
                     seen.kept = np.concatenate([seen.kept, found])[:keep]
                 step += 1
                 progress.step(step, {})
-                if partial and step % SAVE_EVERY == 0:
+                if partial and step % SAVE_EVERY == 0 and index == 0:
                     _write_partial(partial, identity, seen, step, iterator.get_state())
         if seen is None:
             raise UserError("there are no images to measure")
@@ -200,7 +211,8 @@ def compare(
     given = statistics.load(reference, gatherer.dim, name) if is_statistics else None
     made = gatherer.gather(images, open_set(images), image_size, keep, True, made_partial)
     gaussian = made.moments.gaussian()
-    if save_statistics:
+    first = jax.process_index() == 0
+    if save_statistics and first:
         statistics.save(save_statistics, *gaussian, made.moments.n, name)
     about = {"samples": made.moments.n, "seed": 0, "step": 0, "features": name}
     results = {}
@@ -224,7 +236,7 @@ def compare(
         score, deviation = made.classes.score()
         results["inception_score"] = {"value": score, "std": deviation, "splits": SPLITS} | about
     for path in (made_partial, real_partial):
-        if os.path.exists(path):
+        if first and os.path.exists(path):
             os.remove(path)
     return results
 

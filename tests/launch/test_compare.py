@@ -1,18 +1,28 @@
 """launch.evaluate --images: sets of images held against each other, cut off and gone on with."""
 
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
 
-from launch import evaluate
-from launch.runtime import comparing
-from rcg import component, encoders, metrics, statistics
+from launch import convert, evaluate
+from launch.runtime import cli, comparing
+from launch.runtime.checkpoint import Checkpoints
+from launch.runtime.config import save_or_compare
+from launch.runtime.setup import prepare
+from rcg import component, encoders, inception, metrics, published, statistics, weight_files
 from rcg.component import Component
 from rcg.errors import UserError
+from tests.rcg import tiny_chain
 
+ROOT = Path(__file__).resolve().parents[2]
 ENCODER = dict(
     arch="moco_v3", image_size=16, patch_size=8, dim=16, depth=1, num_heads=2, head_hidden=16, head_out=8
 )
@@ -121,12 +131,129 @@ def test_statistics_of_other_features_are_refused(sets, tmp_path):
     with pytest.raises(UserError, match="are of FID-Inception, not of encoder's class token"):
         run(sets, tmp_path / "x", reference=tmp_path / "named.npz")
     whole = (sets / "made.npz").read_bytes()
-    for damaged in (b"PK no zip", b"", whole[: len(whole) // 2]):
+    array = (tmp_path / "one.npy", np.zeros(3))
+    np.save(*array)
+    for damaged in (b"PK no zip", b"", whole[: len(whole) // 2], array[0].read_bytes()):
         (tmp_path / "broken.npz").write_bytes(damaged)
         with pytest.raises(UserError, match="can't be read"):
             run(sets, tmp_path / "x", reference=tmp_path / "broken.npz")
         with pytest.raises(UserError, match="neither a folder of images nor an npz"):
             run(sets, tmp_path / "x", images=str(tmp_path / "broken.npz"))
+
+
+def test_without_inception_an_encoder_is_asked_for(sets, tmp_path):
+    with pytest.raises(UserError, match=r"an encoder's, such as .*/component .* not to be held against FIDs"):
+        run(sets, tmp_path, features="")
+
+
+TWO = """
+import sys, jax
+from launch import evaluate
+jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
+assert jax.process_count() == 2 and jax.device_count() == 4
+evaluate.main(["evaluate", *sys.argv[3:]])
+"""
+
+
+def test_two_processes_measure_what_one_does(sets, tmp_path):
+    alone = run(sets, tmp_path / "one", keep=30, save_statistics=tmp_path / "one.npz")
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    given = {"images": sets / "made", "reference": sets / "real", "features": sets / "encoder"}
+    given |= {"out": tmp_path / "two", "save_statistics": tmp_path / "two.npz", "batch_size": 16, "keep": 30}
+    flags = [f"--{k}={v}" for k, v in given.items()]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-c", TWO, address]
+    pipes = dict(cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    both = [subprocess.Popen([*command, str(i), *flags], **pipes) for i in range(2)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    together = json.loads((tmp_path / "two" / "results.json").read_text())
+    assert together.keys() == alone.keys()
+    for name, result in alone.items():
+        assert together[name] == result | {"value": pytest.approx(result["value"], rel=1e-4)}
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert one["n"] == two["n"] == 50
+        np.testing.assert_allclose(one["mu"], two["mu"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """An untrained MAGE's run on a chain of tiny networks."""
+    folder = tmp_path_factory.mktemp("run")
+    tiny_chain.build(folder, only=("encoder", "tokenizer"))
+    fields = {f"components.{name}": str(folder / name / "component") for name in ("encoder", "tokenizer")}
+    fields |= {"model.rep_dim": tiny_chain.REP, "data.image_size": 16}
+    fields |= {"batch_size": 8, "method.eval_ways": "tokenizer"}
+    config = cli.read_config("configs/rcg/mage.py:runlocal", fields)
+    checkpoints = Checkpoints(str(folder / "mage"))
+    checkpoints.save(1, prepare(config).init_state(), {}, config.to_dict())
+    checkpoints.close()
+    save_or_compare(config, str(folder / "mage"))
+    return folder / "mage"
+
+
+def test_measuring_a_run_goes_on_where_it_was_cut_off(workdir, tmp_path, monkeypatch, capsys):
+    def measure(name):
+        assert evaluate.main(["evaluate", f"--workdir={workdir}", f"--out={tmp_path / name}"]) == 0
+        return json.loads((tmp_path / name / "results.json").read_text())
+
+    whole = measure("whole")
+    assert "not to be held against FIDs" in capsys.readouterr().out
+    monkeypatch.setattr("rcg.experiments.mage.SAVE_EVERY", 1)
+    saved, save = [], statistics.Sums.save
+
+    def stops(self, path, **about):
+        save(self, path, **about)
+        saved.append(int(about["step"]))
+        if saved == [1, 2]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(statistics.Sums, "save", stops)
+    with pytest.raises(KeyboardInterrupt):
+        measure("cut")
+    assert len(list((tmp_path / "cut").glob("evaluate.*.partial.npz"))) == 1
+    assert measure("cut") == whole
+    assert saved == [1, 2, 3, 4]
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["results.json"]
+
+
+def test_fid_inception_from_its_file_to_a_table(sets, tmp_path, capsys):
+    """With random weights: the published ones are not at hand here."""
+    like = published.abstract_variables("rcg.inception", {})
+    variables = tiny_chain.filled(like)
+    # of activations that neither vanish nor grow
+    variables["params"]["fc_kernel"] *= np.float32(0.1)  # not sure of one class
+    kernels = {k for k in variables["params"] if k not in ("fc_kernel", "fc_bias")}
+    for name in kernels:
+        kernel = variables["params"][name]["conv"]["kernel"]
+        kernel *= np.float32(np.sqrt(2 / np.prod(kernel.shape[:3])) / 0.4)
+    arrays = published.publish(Component("rcg.inception", {}, variables))
+    source = str(tmp_path / "pt_inception.safetensors")
+    weight_files.write(source, arrays, {})
+    flags = {"kind": "rcg.inception", "source": source, "out": tmp_path / "inception"}
+    assert convert.main(["convert", *(f"--{k}={v}" for k, v in flags.items())]) == 0
+    few = {"real": np.load(sets / "real.npz")["arr_0"][:12]}
+    colours = np.random.default_rng(1).integers(0, 256, (12, 1, 1, 3), np.uint8)
+    few["made"] = np.tile(colours, (1, 16, 16, 1))
+    for name, images in few.items():
+        np.savez(tmp_path / f"{name}.npz", arr_0=images)
+    capsys.readouterr()
+    statistics_of_made = tmp_path / "statistics.npz"
+    options = dict(images=tmp_path / "made.npz", features=tmp_path / "inception", batch_size=8)
+    options["save_statistics"] = statistics_of_made
+    results = run(sets, tmp_path / "out", reference=tmp_path / "real.npz", **options)
+    assert "not to be held against FIDs" not in capsys.readouterr().out
+    assert results.keys() == {"fid", "inception_score"}
+    assert results["fid"]["features"] == "FID-Inception, 2048 values"
+    # the network sees the values that are in the files
+    found, logits = jax.device_get(jax.jit(inception.build({}).apply)(variables, few["made"]))
+    with np.load(statistics_of_made) as kept:
+        np.testing.assert_allclose(kept["mu"], found.mean(0), rtol=1e-3, atol=1e-4)
+    assert results["fid"]["value"] > 0.01
+    more = metrics.inception_score(logits)[0] - 1
+    assert results["inception_score"]["value"] - 1 == pytest.approx(more, rel=0.02) and more > 1e-3
 
 
 def test_precision_and_recall_of_plain_cases():
