@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from chef_fusion import data, recipes, texts
+from chef_fusion import data, kitchen_sets, recipes, texts
 from chef_fusion.data import Texts, open_recipes, recipe_dataset
 from configs.chef_fusion import sources
 from rcg.data import BadRecords
@@ -163,11 +163,11 @@ def test_image_ids_stay_in_their_folder(recipe1m):
 def test_kitchen_recipes():
     c = config("", "recipes_kitchen")
     c.num_records = 100
-    found = open_recipes(c, "train")
+    found = kitchen_sets.open_recipes(c, "train")
     assert found.num_recipes == 100 and found[3]["image"].shape == (16, 16, 3)
     assert recipes.parse(found.text(3)).title == found.recipe(3).title
     assert set(found.recipe(3).detected)
-    assert open_recipes(c, "val").num_recipes == 64
+    assert kitchen_sets.open_recipes(c, "val").num_recipes == 64
 
 
 def test_texts_are_packed_whole_and_in_windows(tmp_path):

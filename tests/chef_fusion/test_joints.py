@@ -86,7 +86,7 @@ def targets_flags(c):
 
 
 def test_a_cache_that_was_cut_off_goes_on(tmp_path):
-    from chef_fusion.data import open_recipes
+    from chef_fusion.kitchen_sets import open_recipes
     from configs.chef_fusion import sources
 
     c = sources.recipes("", "recipes_kitchen", 16)

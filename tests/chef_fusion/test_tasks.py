@@ -61,7 +61,7 @@ def test_a_conversation_keeps_its_photos_in_place():
     turns = [*user(PHOTO, "What is it?"), {"role": "assistant", "content": ["Soup.", PHOTO]}, *user("Hot?")]
     parts = tasks.prompt_of(turns, "dialogue")
     shown = ["photo" if not isinstance(part, str) else part for part in parts]
-    assert shown == ["photo", "Q: What is it?\nA:", "photo", " Soup.\n", "Q: Hot?\nA:"]
+    assert shown == ["photo", "Q: What is it?\nA:", " Soup.", "photo", "\n", "Q: Hot?\nA:"]
 
 
 def test_pictures_are_forced_and_forbidden(chef):
