@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from chef_fusion import recipes
 from chef_fusion.data import RecipeSet, json_lines
 from chef_fusion.recipes import Recipe
+from rcg.data import Share
 from rcg.errors import UserError
 
 
@@ -131,5 +132,5 @@ def token_batches(
     else:
         rows = -(-count // (batch_size * shard_count)) * batch_size * shard_count
         elements = grain.MapDataset.source([(i if i < count else -1, 0) for i in range(rows)])
-    batches = elements.slice(slice(shard_index, None, shard_count)).batch(batch_size, batch_fn=list)
+    batches = elements.batch(batch_size * shard_count, batch_fn=list).map(Share(shard_index, batch_size))
     return batches.map(load).to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=2))

@@ -90,6 +90,7 @@ def images(path: str = "", source: str = "folder", image_size: int = 256) -> Con
     d.num_records = 2000  # how many dishes the kitchen draws for training
     d.workers = 0  # decoding processes; 0: threads
     d.cache_mb = 512  # a training set that fits in this, decoded and resized, is decoded only once
+    d.cache = ""  # folder of launch.prepare: what frozen networks make of the training images
     d.max_bad_fraction = 0.01  # more undecodable records than this stop the run
     d.max_eval_records = 0  # 0: all
     return d

@@ -13,7 +13,8 @@ from elsewhere with --text_tokenizer.
         --encoder=runs/encoder --tokenizer=runs/tokenizer
 
 writes a component in the published layout; --encoder and --tokenizer put the frozen networks into it, as
-the official trainers do. A backbone is written as a folder that transformers and diffusers read.
+the official trainers do; --add_prefix=module.base_encoder. names an encoder's arrays as MoCo v3's own
+files do. A backbone is written as a folder that transformers and diffusers read.
 """
 
 import ast
@@ -149,6 +150,7 @@ def export_file(values: flags.FlagValues, out: str) -> int:
         kind: component.load(values[name].value, kind) for name, kind in FROZEN.items() if values[name].value
     }
     arrays = checkpoints.publish(made) if made.kind == "chef_fusion" else published.publish(made, frozen)
+    arrays = {values.add_prefix + name: array for name, array in arrays.items()}
     os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
     weight_files.write(out, arrays, {"kind": made.kind, "content_hash": made.content_hash})
     return len(arrays)
@@ -165,6 +167,7 @@ def main(argv: list[str]) -> int:
         text("text_tokenizer", "", "folder of the tokenizer that goes with opt, clip or stable_diffusion")
         text("architecture", "", "fields that shapes do not tell: num_heads=4,decoder_num_heads=2")
         text("strip_prefix", "", "what to take off the beginning of every name")
+        text("add_prefix", "", "with --export: what to put before every name, such as module.base_encoder.")
         text("encoder", "", "with --export: component to put in as the frozen encoder")
         text("tokenizer", "", "with --export: component to put in as MAGE's frozen tokenizer")
         flags.DEFINE_enum("weights", "ema", published.WEIGHTS, "which of an RDM's", flag_values=values)

@@ -23,7 +23,7 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch.runtime import cli
+from launch.runtime import cli, processes
 from launch.runtime.checkpoint import Checkpoints
 from launch.runtime.comparing import compare
 from launch.runtime.config import validate
@@ -139,13 +139,17 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_integer("batch_size", 64, "images at once", lower_bound=1, **define_in)
         flags.DEFINE_integer("keep", 0, "images of each set for precision and recall", **define_in)
         flags.DEFINE_string("save_statistics", "", "npz to keep the statistics of --images in", **define_in)
+        processes.define(values)
 
     values = cli.parse(argv, define, __doc__)
+    processes.join(values)
     if values.images:
         results = evaluate_images(values)
     else:
         workdir = cli.required(values, "workdir")
         results = evaluate(values.config or saved_config(workdir), workdir, values.out)
+    if not processes.first():
+        return 0
     if in_encoder_space(results):
         print(ENCODER_SPACE)
     for name, result in sorted(results.items()):

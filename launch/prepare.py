@@ -3,9 +3,12 @@
     configs/chef_fusion/tokenizer.py   a byte-level BPE tokenizer of one's own texts, for
                                        --config.data.tokenizer
     configs/chef_fusion/joints.py      the text encoder's states of every recipe, which l_g compares with, for
-                                       --config.method.targets; cut off, the same command goes on where it was
+                                       --config.method.targets
+    configs/rcg/rdm.py, mage.py,       what frozen networks make of the training images (representations,
+    configs/chef_fusion/               tokens, latents), for --config.data.cache; --views: how many random
+    stable_diffusion.py                crops of each are kept, where the augmentation has those
 
-What is there and still right is left alone.
+Cut off, the same command goes on where it was. What is there, right and undamaged is left alone.
 """
 
 import functools
@@ -21,8 +24,11 @@ from ml_collections import ConfigDict
 from chef_fusion import targets, texts, tokenization
 from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.tokenization import CaptionTokenizer
-from launch.runtime import cli, registry
+from launch.runtime import cached, cli, registry
+from launch.runtime.setup import prepare as prepare_setup
 from rcg import component
+from rcg.data import encoded
+from rcg.data.pipeline import training_loader
 from rcg.errors import UserError
 from rcg.experiment import compute_options
 
@@ -73,27 +79,60 @@ def make_targets(config: ConfigDict, out: str) -> None:
         print(f"\r{split}: {recipes.num_recipes} recipes in {out}", file=sys.stderr)
 
 
+def make_cache(config: ConfigDict, out: str, views: int) -> None:
+    """Computes the cache of a config's training split; goes on where it was cut off.
+
+    Raises:
+      UserError: an experiment that has nothing to cache, or a disk that can't take it.
+    """
+    with config.unlocked():
+        config.data.cache = ""
+    setup = prepare_setup(config)
+    if setup.experiment.encode is None:
+        raise UserError(f"{config.experiment} has nothing that is computed beforehand")
+    source = setup.source("train")
+    load, transform = training_loader(source, config.data)
+    views = encoded.num_views(transform, views)
+    frozen = setup.load_frozen()
+    program = jax.jit(setup.experiment.encode)
+
+    def encode(images: np.ndarray) -> dict[str, np.ndarray]:
+        return jax.device_get(program(frozen, setup.place({"image": images})))
+
+    def progress(done: int) -> None:
+        print(f"\r{done}/{len(source)}", end="", file=sys.stderr, flush=True)
+
+    about = cached.wanted(config, setup.experiment, setup.components, source, views)
+    encoded.write(
+        out, source, load, transform, views, about, encode, config.batch_size, config.seed, progress
+    )
+    print(f"\r{len(source)} records in {views} view(s) each: {out}", file=sys.stderr)
+
+
 PREPARED = {"chef_fusion.tokenizer": make_tokenizer, "chef_fusion.joints": make_targets}
 
 
-def prepare(config: ConfigDict, out: str) -> None:
+def prepare(config: ConfigDict, out: str, views: int = 0) -> None:
     """What `config.experiment` needs, into the folder `out`.
 
     Raises:
       UserError: it needs nothing, or something is missing.
     """
-    if config.experiment not in PREPARED:
-        raise UserError(f"{config.experiment} has nothing to prepare; these have: {', '.join(PREPARED)}")
-    PREPARED[config.experiment](config, out)
+    if config.experiment in PREPARED:
+        PREPARED[config.experiment](config, out)
+    else:
+        make_cache(config, out, views)
 
 
 def main(argv: list[str]) -> int:
     def define(values: flags.FlagValues) -> None:
         cli.define_config(values)
         flags.DEFINE_string("out", None, "folder to write to", flag_values=values)
+        views = "views of each record to keep, of random crops"
+        flags.DEFINE_integer("views", 0, views, lower_bound=0, flag_values=values)
 
     values = cli.parse(argv, define, __doc__)
-    prepare(cli.required(values, "config"), cli.required(values, "out"))
+    prepare(cli.required(values, "config"), cli.required(values, "out"), values.views)
     return 0
 
 

@@ -32,9 +32,10 @@ import jax
 import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
+from PIL import Image
 
 from chef_fusion import tasks as chef
-from launch.runtime import answering, cli
+from launch.runtime import answering, cli, processes
 from launch.runtime.images import grid, save_png, to_uint8
 from launch.runtime.setup import use_compilation_cache
 from rcg import generate as chain
@@ -98,22 +99,29 @@ def labels_for(model: chain.RCG, asked: list[str], num: int) -> np.ndarray:
     return np.repeat(np.array(labels, np.int32), num)
 
 
-def sample(model: chain.RCG, task: str, values: flags.FlagValues) -> tuple[Iterable[Any], Any, int]:
-    """What the task makes.
+def sample(
+    model: chain.RCG, task: str, values: flags.FlagValues
+) -> tuple[Iterable[tuple[int, Any]], Any, int]:
+    """What the task makes. Of several processes each generates a share; the other tasks, which are small, are
+    the first one's.
 
     Returns:
-      (batches of images [n, H, W, 3]; what stands in front of each row of the grid, [rows, H, W, 3] or None;
-      the grid's columns, 0 for as square as can be).
+      (number of the first image, images [n, H, W, 3]) for each batch; what stands in front of each row of the
+      grid, [rows, H, W, 3] or None; the grid's columns, 0 for as square as can be.
     """
+    shard = jax.process_index(), jax.process_count()
     key, num = jax.random.key(values.seed), values.num or NUM[task]
     settings = {k: values[k].value for k in ("mage_steps", "temperature", "cfg_scale", "batch_size")}
     settings["batch_size"] = settings["batch_size"] or None
     if task in ("generate", "class_conditional"):
         settings |= {k: values[k].value for k in ("rdm_steps", "eta", "ddim_end")}
-        if task == "generate":
-            return chain.generate_batches(model, key, num, **settings), None, 0
-        labels = labels_for(model, values.labels, num)
-        return chain.generate_batches(model, key, len(labels), labels, **settings), None, num
+        labels = None if task == "generate" else labels_for(model, values.labels, num)
+        total = num if labels is None else len(labels)
+        batches = chain.generate_batches(model, key, total, labels, shard=shard, **settings)
+        numbered = zip(chain.starts(total, settings["batch_size"], shard), batches, strict=True)
+        return numbered, None, 0 if labels is None else num
+    if not processes.first():
+        return [], None, 0
     images = [read_image(path, chain.image_size(model)) for path in values.image]
     if task == "interpolate":
         if len(images) != 2:
@@ -121,24 +129,27 @@ def sample(model: chain.RCG, task: str, values: flags.FlagValues) -> tuple[Itera
                 f"interpolate needs --image twice, got {len(images)}: --image=a.jpg --image=b.jpg"
             )
         made = chain.interpolate(model, key, *images, num, standardise=values.standardise, **settings)
-        return [made], None, num
+        return [(0, made)], None, num
     if not images:
         raise UserError("reconstruct needs --image=<file>, one or more")
     made = chain.reconstruct(model, key, np.stack(images), num, **settings)
-    return [made.reshape(-1, *made.shape[2:])], np.stack(images), num
+    return [(0, made.reshape(-1, *made.shape[2:]))], np.stack(images), num
 
 
-def write(out: str, batches: Iterable[Any]) -> tuple[np.ndarray, int]:
-    """Numbered PNGs of all batches -> (the first ones, uint8; how many there are)."""
-    kept, count = [], 0
-    for batch in batches:
-        images = to_uint8(jax.device_get(batch))
-        for image in images:
-            save_png(os.path.join(out, f"{count:06d}.png"), image)
-            if count < GRID_IMAGES:
-                kept.append(image)
+def write(out: str, batches: Iterable[tuple[int, Any]]) -> int:
+    """Numbered PNGs of all batches, each with its first number; returns how many."""
+    count = 0
+    for first, batch in batches:
+        for number, image in enumerate(to_uint8(jax.device_get(batch)), first):
+            save_png(os.path.join(out, f"{number:06d}.png"), image)
             count += 1
-    return np.stack(kept), count
+    return count
+
+
+def read_back(out: str, count: int) -> np.ndarray:
+    """The first of the numbered PNGs, whichever process wrote them: uint8 [N, H, W, 3]."""
+    paths = [os.path.join(out, f"{number:06d}.png") for number in range(min(count, GRID_IMAGES))]
+    return np.stack([np.asarray(Image.open(path)) for path in paths])
 
 
 def clear(out: str) -> None:
@@ -184,10 +195,14 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "to compute in", **define_in)
         flags.DEFINE_string("out", None, "folder to write to", **define_in)
         answering.define(values)
+        processes.define(values)
 
     values = cli.parse(argv, define, __doc__)
     out, task = cli.required(values, "out"), values.task
+    processes.join(values)
     if task in chef.TASKS:
+        if not processes.first():
+            return 0
         print(answering.answer(values, out, task, values.prompt, values.image))
         return 0
     of_rcg(values)
@@ -195,12 +210,16 @@ def main(argv: list[str]) -> int:
     if values.workdir:
         use_compilation_cache(ConfigDict({"compilation_cache": ""}), os.path.join(values.workdir, task))
     model = load(paths, values.dtype)
-    clear(out)
+    if processes.first():
+        clear(out)
+    processes.wait("cleared")
     started = time.perf_counter()
     batches, front, columns = sample(model, task, values)
-    images, count = write(out, batches)
+    count = sum(processes.gather(write(out, batches)))
+    if not processes.first():
+        return 0
     seconds = time.perf_counter() - started
-    rows = images
+    rows = images = read_back(out, count)
     if front is not None:
         rows = images[: len(images) // columns * columns].reshape(-1, columns, *images.shape[1:])
         rows = np.concatenate([front[: len(rows), None], rows], axis=1).reshape(-1, *images.shape[1:])
@@ -231,7 +250,7 @@ def main(argv: list[str]) -> int:
             name: {"path": paths[name], "content_hash": network.content_hash}
             for name, network in networks.items()
         },
-        "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "seconds": round(seconds, 3),  # compiling and writing included
         "images_per_second": round(count / seconds, 3),
     }

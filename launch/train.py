@@ -3,6 +3,7 @@
 The same command again resumes from the newest checkpoint, bit for bit as if it had never stopped.
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import json
@@ -14,9 +15,10 @@ from typing import Any
 
 import jax
 from absl import flags
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from launch.runtime import cli, dry_run
+from launch.runtime import cli, dry_run, processes
 from launch.runtime.checkpoint import Checkpoints
 from launch.runtime.config import save_or_compare, validate
 from launch.runtime.images import labelled_rows, save_png
@@ -27,30 +29,42 @@ from launch.runtime.step import TrainState, mean_metrics, root_key, with_ema
 from rcg import component
 from rcg.data import BadRecords
 from rcg.errors import UserError
+from rcg.experiment import whole
 
 PANEL_IMAGES = 8
 PANEL_STREAM, EVALUATE_STREAM = 2**31 - 2, 2**31 - 3  # folded into the root key; no step reaches them
 
 
 class StopSignal:
-    """SIGTERM as a flag, looked at between steps."""
+    """SIGTERM as a flag, looked at between steps. Of several processes one that gets it stops all, at one
+    step: there JAX's own handler takes the signal, and they agree through the coordinator."""
 
     def __enter__(self) -> "StopSignal":
-        self.received = False
-        self._previous = signal.signal(signal.SIGTERM, self._on_signal)
+        self.received, self._several = False, jax.process_count() > 1
+        if not self._several:
+            self._previous = signal.signal(signal.SIGTERM, self._on_signal)
         return self
 
     def _on_signal(self, *_: Any) -> None:
         self.received = True
 
+    def look(self, step: int) -> bool:
+        """Whether to stop before `step`; every process asks at every step."""
+        if self._several and not self.received:
+            self.received = multihost_utils.reached_preemption_sync_point(step)
+        return self.received
+
     def __exit__(self, *_: Any) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        if not self._several:
+            signal.signal(signal.SIGTERM, self._previous)
 
 
 def lock_workdir(workdir: str) -> Any:
-    """Makes the workdir, and sees to it that no other process trains in it."""
+    """Makes the workdir, and sees to it that no other run trains in it: the first process holds a lock."""
     try:
         os.makedirs(workdir, exist_ok=True)
+        if not processes.first():
+            return contextlib.nullcontext()
         lock = open(os.path.join(workdir, ".lock"), "w")  # held until the process ends
     except OSError as error:
         raise UserError(f"can't write to --workdir {workdir}: {error.strerror}") from error
@@ -98,8 +112,9 @@ def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writ
     """PNG panels of what the experiment has to show."""
     shards = setup.mesh.shape["data"] * setup.mesh.shape["fsdp"]
     size = -(-PANEL_IMAGES // shards) * shards
-    batch = next(iter(setup.experiment.dataset("eval", size, setup.config.seed, 0, 1)))
-    batch = setup.place_inputs(batch)
+    count, index = jax.process_count(), jax.process_index()
+    batch = next(iter(setup.experiment.dataset("eval", size // count, setup.config.seed, index, count)))
+    batch = setup.place({name: batch[name] for name in setup.experiment.batch_spec})
     key = jax.random.fold_in(root_key(setup.config), PANEL_STREAM)
     names: list[str] = []
 
@@ -109,8 +124,8 @@ def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writ
         return list(rows.values())
 
     images = jax.jit(panels)(with_ema(state, setup.config), state.extra, frozen, batch, key)
-    rows = dict(zip(names, jax.device_get(images), strict=True))
-    if not rows:
+    rows = dict(zip(names, map(whole, images), strict=True))
+    if not rows or not processes.first():
         return
     step = int(state.step)
     save_png(os.path.join(workdir, "panels", f"step_{step:08d}.png"), labelled_rows(rows))
@@ -133,7 +148,7 @@ def evaluate(setup: Setup, state: TrainState, frozen: Any, partial: str = "") ->
 def export(setup: Setup, state: TrainState, workdir: str) -> str:
     """Writes the trained network as `workdir/component`; returns its content hash."""
     experiment = setup.experiment
-    variables = jax.device_get(experiment.export(with_ema(state, setup.config), state.extra))
+    variables = jax.tree.map(whole, experiment.export(with_ema(state, setup.config), state.extra))
     if experiment.compose is not None:  # frozen networks in full precision, not as they are held here
         frozen = {name: component.load(setup.config.components[name]).variables for name in setup.components}
         variables = experiment.compose(variables, jax.device_get(frozen))
@@ -161,13 +176,17 @@ def train(config: ConfigDict, workdir: str) -> int:
     validate(config, jax.device_count())
     use_compilation_cache(config, workdir)
     setup = prepare(config)
+    first = processes.first()
     lock = lock_workdir(workdir)
-    save_or_compare(config, workdir)
+    processes.wait("workdir")
+    save_or_compare(config, workdir, write=first)
+    processes.wait("config")
 
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     reached = checkpoints.latest() or 0
     if reached >= config.total_steps and os.path.exists(os.path.join(workdir, "component")):
-        print(f"{workdir} is complete at step {reached}", file=sys.stderr)
+        if first:
+            print(f"{workdir} is complete at step {reached}", file=sys.stderr)
         return 0
 
     # ---- data
@@ -184,10 +203,10 @@ def train(config: ConfigDict, workdir: str) -> int:
     # ---- state: the newest checkpoint, or a fresh start
     state, resumed = start(setup, checkpoints, iterator, bad)
     step = int(state.step)
-    writer = MetricWriter(workdir)
+    writer = MetricWriter(workdir) if first else processes.Silent()
     writer.rewind(step)
     frozen = setup.load_frozen()
-    key = jax.device_put(root_key(config), jax.tree.leaves(setup.abstract)[0].sharding)
+    key = jax.jit(lambda: root_key(config), out_shardings=state.step.sharding)()
 
     def next_batch() -> dict[str, jax.Array]:
         batch = next(iterator)
@@ -196,11 +215,12 @@ def train(config: ConfigDict, workdir: str) -> int:
 
     def save() -> None:
         refuse_bad(state, checkpoints)
-        progress = {"data": position, "bad": bad_position}
-        checkpoints.save(step, state, progress, config.to_dict())
+        known = bad.joined(processes.gather(bad_position))
+        checkpoints.save(step, state, {"data": position, "bad": known}, config.to_dict())
 
     # ---- loop: dispatch a step, fetch the next batch while it runs, then look at what came out
-    with StopSignal() as stop, Progress(config.total_steps, config.batch_size, step) as progress:
+    progress = Progress(config.total_steps, config.batch_size, step, silent=not first)
+    with StopSignal() as stop, progress:
         if resumed:
             progress.note(f"resumed {workdir} at step {step}")
         programs: dict[tuple, Any] = {}  # by the shapes of a batch
@@ -216,7 +236,7 @@ def train(config: ConfigDict, workdir: str) -> int:
 
         position, bad_position = iterator.get_state(), bad.state()
         batch, before = next_batch() if step < config.total_steps else None, None
-        while step < config.total_steps and not stop.received:
+        while step < config.total_steps and not stop.look(step):
             state, done = train_step(state, frozen, batch, key)
             step += 1
             # what a resume at this step must read next: the batch not yet fetched
@@ -261,13 +281,16 @@ def train(config: ConfigDict, workdir: str) -> int:
                 draw_panels(setup, state, frozen, workdir, writer)
             digest = export(setup, state, workdir)
             progress.note(f"exported {os.path.join(workdir, 'component')} ({digest[:12]})")
-        with open(os.path.join(workdir, "metrics", "speed.json"), "w") as f:
-            json.dump(progress.rates(), f)
+        if first:
+            with open(os.path.join(workdir, "metrics", "speed.json"), "w") as f:
+                json.dump(progress.rates(), f)
     writer.close()
     checkpoints.close()
     if hasattr(iterator, "close"):
         iterator.close()
-    lock.close()
+    if first:
+        lock.close()
+    processes.wait("end")
     return cli.STOPPED if stop.received else 0
 
 
@@ -279,9 +302,11 @@ def main(argv: list[str]) -> int:
             "dry_run", False, "print parameters, memory and FLOPs; touch no data", flag_values=values
         )
         dry_run.define(values)
+        processes.define(values)
 
     values = cli.parse(argv, define, __doc__)
     config = cli.required(values, "config")
+    processes.join(values)
     if values.dry_run:
         return dry_run.report(config, dry_run.Hardware.of(values))
     return train(config, cli.required(values, "workdir"))

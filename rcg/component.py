@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from rcg.errors import UserError
 
@@ -51,7 +52,8 @@ def content_hash(variables: PyTree) -> str:
 
 
 def save(path: str, component: Component) -> str:
-    """Writes a component; an existing one at `path` is replaced only once the new one is complete.
+    """Writes a component; an existing one at `path` is replaced only once the new one is complete. Of several
+    processes, which all must call this with the same host arrays, the first one writes.
 
     Returns:
       The content hash.
@@ -59,7 +61,15 @@ def save(path: str, component: Component) -> str:
     Raises:
       UserError: at `path` is something else than a component, which is left alone.
     """
-    path = os.path.abspath(path)
+    digest = content_hash(component.variables)
+    if jax.process_index() == 0:
+        _write(os.path.abspath(path), component, digest)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("component")
+    return digest
+
+
+def _write(path: str, component: Component, digest: str) -> None:
     parent = os.path.dirname(path)
     about_path = os.path.join(path, "component.json")
     if (
@@ -72,8 +82,8 @@ def save(path: str, component: Component) -> str:
     staging = os.path.join(parent, f".{os.path.basename(path)}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)
     os.makedirs(staging)
-    digest = content_hash(component.variables)
-    with ocp.StandardCheckpointer() as checkpointer:
+    alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
         checkpointer.save(os.path.join(staging, "params"), component.variables)
     if component.tokenizer:
         shutil.copytree(component.tokenizer, os.path.join(staging, "tokenizer"))
@@ -92,7 +102,6 @@ def save(path: str, component: Component) -> str:
         os.rename(path, retired)
     os.rename(staging, path)
     shutil.rmtree(retired, ignore_errors=True)
-    return digest
 
 
 def describe(path: str, kind: str | None = None) -> Component:
@@ -154,7 +163,7 @@ def load(path: str, kind: str | None = None, sharding: Any = None, dtype: Any = 
     """
     component = describe(path, kind)
     if sharding is None:
-        sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     if not isinstance(sharding, dict):
         sharding = jax.tree.map(lambda _, s=sharding: s, component.variables)
 

@@ -1,13 +1,14 @@
 """What a trainer trains: pure functions, a name, and what to look at."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
@@ -43,6 +44,9 @@ class Experiment:
       sharding_rules: ordered (regex on the parameter's path, partition spec); first match wins.
       constrain: (params, frozen) -> params, after every update: what an update must not change.
       compose: (exported variables, frozen) -> the component's, where it also holds frozen networks.
+      encode: (frozen, batch) -> arrays [B, ...]: what frozen networks make of the images alone, which `loss`
+        takes in the place of "image" where a batch has it; `encoded_by`: the components it is made by. None:
+        there is nothing to compute beforehand.
       tokenizer: folder of the tokenizer that goes with the component; "" for none.
       flops_per_example: of a training step, by formula; 0: not known.
     """
@@ -60,6 +64,8 @@ class Experiment:
     constrain: Callable[[PyTree, PyTree], PyTree] | None = None
     compose: Callable[[PyTree, PyTree], PyTree] | None = None
     resumes_evaluation: bool = False
+    encode: Callable[[PyTree, Mapping[str, jax.Array]], dict[str, jax.Array]] | None = None
+    encoded_by: tuple[str, ...] = ()
     tokenizer: str = ""
     flops_per_example: float = 0.0
 
@@ -72,13 +78,28 @@ def eval_batches(
     processes, index = jax.process_count(), jax.process_index()
     size = config.batch_size // processes
     for batch in dataset("eval", size, config.seed, index, processes):
-        keep = multihost_utils.process_allgather(batch["mask"], tiled=True) > 0
+        keep = whole(batch["mask"]) > 0
         yield put({name: batch[name] for name in fields}), np.asarray(keep), batch
 
 
-def whole(array: jax.Array) -> np.ndarray:
-    """A global array, on every process."""
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+def whole(array: jax.Array | np.ndarray) -> np.ndarray:
+    """A global array, or what each process holds a share of (its first axis), in full on every process."""
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    if not isinstance(array, jax.Array) or array.is_fully_addressable:
+        devices = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+        mesh = Mesh(np.reshape(devices, (jax.process_count(), -1)), ("process", "device"))
+        shares = NamedSharding(mesh, PartitionSpec("process"))
+        array = jax.make_array_from_process_local_data(shares, np.asarray(array))
+    everywhere = NamedSharding(array.sharding.mesh, PartitionSpec())
+    # On every device of this process, not only on the one that is read: on CPUs the next program's
+    # collectives could meet this one's.
+    return np.asarray(jax.block_until_ready(_copies(everywhere)(array)).addressable_data(0))
+
+
+@functools.cache
+def _copies(sharding: NamedSharding) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(lambda x: x, out_shardings=sharding)
 
 
 def compute_options(compute: Mapping[str, Any]) -> dict[str, Any]:

@@ -279,18 +279,27 @@ def _check(
         )
 
 
-def _batches(program: Any, key: Array, inputs: Array, batch_size: int | None) -> Iterator[Array]:
-    """`program(key, inputs)` over batches of one shape, the last one cut to what was asked for. A batch is
-    handed out once the next one is under way."""
+def starts(num: int, batch_size: int | None = None, shard: tuple[int, int] = (0, 1)) -> range:
+    """Where the batches of `num` images begin that are one shard's, (index, count): every count-th."""
+    size, (index, count) = min(batch_size or BATCH, num), shard
+    return range(index * size, num, size * count)
+
+
+def _batches(
+    program: Any, key: Array, inputs: Array, batch_size: int | None, shard: tuple[int, int] = (0, 1)
+) -> Iterator[Array]:
+    """`program(key, inputs)` over a shard's batches of one shape, the last one cut to what was asked for. A
+    batch is handed out once the next one is under way."""
     size, previous = min(batch_size or BATCH, len(inputs)), None
-    for start in range(0, len(inputs), size):
+    for start in starts(len(inputs), batch_size, shard):
         part = inputs[start : start + size]
         padded = np.pad(np.asarray(part), ((0, size - len(part)),) + ((0, 0),) * (part.ndim - 1), mode="edge")
         images = program(jax.random.fold_in(key, start // size), padded)
         if previous is not None:
             yield previous
         previous = images[: len(part)]
-    yield previous
+    if previous is not None:
+        yield previous
 
 
 def generate_batches(
@@ -306,8 +315,10 @@ def generate_batches(
     temperature: float = 6.0,
     cfg_scale: float = 0.0,
     batch_size: int | None = None,
+    shard: tuple[int, int] = (0, 1),
 ) -> Iterator[Array]:
-    """As `generate`, a batch at a time: for more images than fit in memory."""
+    """As `generate`, a batch at a time: for more images than fit in memory. Of several processes each can
+    make its `shard`, (index, count): together they make what one makes, see `starts`."""
     by_representation = model.mage.module.conditioning == "representation"
     _check(model, "generate", "rdm" if by_representation else None, mage_steps, cfg_scale, temperature)
     if num < 1:
@@ -333,7 +344,7 @@ def generate_batches(
         ddim_end=ddim_end,
     )
     program = lambda key, labels: _generate(settings, variables, key, labels, temperature, cfg_scale)  # noqa: E731
-    return _batches(program, key, labels, batch_size)
+    return _batches(program, key, labels, batch_size, shard)
 
 
 def generate(model: RCG, key: Array, num: int, labels: Any = None, **settings: Any) -> Array:

@@ -29,7 +29,11 @@ CODE: dict[str, ModuleType] = {
     "rcg.encoder": encoders,
     "rcg.inception": inception,
 }
-EMBEDDED = {"rcg.encoder": "pretrained_encoder.", "rcg.vqgan": "vqgan."}  # in another network's file
+HOSTS = {"rcg.rdm": "model.diffusion_model.", "rcg.mage": "token_emb."}  # whose files hold others: their mark
+EMBEDDED = {"rcg.rdm": ("rcg.encoder",), "rcg.mage": ("rcg.encoder", "rcg.vqgan")}  # which
+PREFIXES = {"rcg.encoder": "pretrained_encoder.", "rcg.vqgan": "vqgan."}  # and under what names
+ANY_HEADS = {"rcg.encoder": {"num_heads": 1}, "rcg.mage": {"num_heads": 1, "decoder_num_heads": 1}}
+CLASSES = "cond_stage_model.embedding.weight"
 WEIGHTS = ("ema", "raw")
 
 
@@ -59,14 +63,33 @@ def _under(arrays: Arrays, prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
 
 
-def _select(kind: str, arrays: Arrays) -> Arrays:
-    """The arrays of the network of this kind, and of what surrounds it, under the names of its rules."""
-    prefix = EMBEDDED.get(kind)
-    if prefix and any(name.startswith(prefix) for name in arrays):
-        return _under(arrays, prefix)
-    if kind == "rcg.inception":
-        return {name: a for name, a in arrays.items() if not name.endswith(inception.COUNTER)}
-    return encoders.unwrap(arrays) if kind == "rcg.encoder" else arrays
+def _host(kind: str, arrays: Arrays) -> str:
+    """The kind of the network whose file this is: `kind`, or of the one in whose file that lies."""
+    if _lies_within(kind, arrays):
+        for host, mark in HOSTS.items():
+            if any(name.startswith(mark) for name in arrays):
+                return host
+    return kind
+
+
+def _lies_within(kind: str, arrays: Arrays) -> bool:
+    return kind in PREFIXES and any(name.startswith(PREFIXES[kind]) for name in arrays)
+
+
+def _split(host: str, kind: str, arrays: Arrays) -> dict[str, Arrays]:
+    """Networks of a file, by kind, each one's arrays under the names of its rules. In a file of a host that
+    is not known here only what lies under the prefix of `kind` is looked at."""
+    inside = EMBEDDED.get(host, ())
+    if not inside and _lies_within(kind, arrays):
+        return {kind: _under(arrays, PREFIXES[kind])}
+    parts = {other: _under(arrays, PREFIXES[other]) for other in inside}
+    others = tuple(PREFIXES[other] for other in inside)
+    parts[host] = {name: a for name, a in arrays.items() if not name.startswith(others)} if others else arrays
+    if host == "rcg.inception":
+        parts[host] = {name: a for name, a in arrays.items() if not name.endswith(inception.COUNTER)}
+    elif host == "rcg.encoder":
+        parts[host] = encoders.unwrap(arrays)
+    return {part: own for part, own in parts.items() if own or part in (kind, host)}
 
 
 def _import(
@@ -127,33 +150,48 @@ def convert(
         raise UserError(f"--kind={kind} is unknown; there are: {', '.join(CODE)}")
     if weights not in WEIGHTS:
         raise UserError(f"--weights={weights} is not one of {', '.join(WEIGHTS)}")
-    fields = dict(architecture or {})
-    own = _select(kind, arrays)
-    embedded = kind in EMBEDDED and any(name.startswith(EMBEDDED[kind]) for name in arrays)
+    host = _host(kind, arrays)
+    made, problems = None, []
+    for part, own in _split(host, kind, arrays).items():
+        wanted = part == kind
+        fields = dict(architecture or {}) if wanted else ANY_HEADS.get(part, {})
+        told = source if part == host else f"{source} ({PREFIXES[part].rstrip('.')})"
+        try:
+            found = _read(part, own, fields, told, weights if wanted else "raw", widen)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        if wanted:
+            made = found
+        del found  # networks that come along are checked, and then let go
+    if problems or made is None:
+        raise UserError("; ".join(problems) or f"{source} holds no network of kind {kind}")
+    fields, variables = made
+    provenance = {"source": source} | ({"weights": weights} if kind == "rcg.rdm" else {})
+    provenance |= {"embedded": PREFIXES[kind].rstrip(".")} if _lies_within(kind, arrays) else {}
+    return Component(kind, fields, variables, provenance)
+
+
+def _read(
+    kind: str, arrays: Arrays, fields: dict[str, Any], source: str, weights: str, widen: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(architecture, variables) of one network's own arrays."""
     take = functools.partial(_import, source=source, widen=widen)
-    # Networks that come along are checked, and then let go.
-    if kind in ("rcg.rdm", "rcg.mage"):
-        for other, prefix in EMBEDDED.items():
-            inside = _under(own, prefix)
-            if inside:
-                heads = {"num_heads": 1} if other == "rcg.encoder" else {}  # of no matter here
-                take(other, inside, CODE[other].rules, heads)
-                own = {name: a for name, a in own.items() if not name.startswith(prefix)}
     if kind == "rcg.rdm":
-        buffers = _buffers(own, source)
-        own = {name: a for name, a in own.items() if name not in buffers}
+        buffers = _buffers(arrays, source)
+        own = {name: a for name, a in arrays.items() if name not in buffers}
         raw = {name: a for name, a in own.items() if not name.startswith("model_ema.")}
         averaged = {name: a for name, a in own.items() if not name.startswith("model.")}
-        labels = raw.pop("cond_stage_model.embedding.weight", None)
+        labels = raw.pop(CLASSES, None)
         if "model.diffusion_model.res_blocks.0.context_layers.1.weight" in raw and labels is not None:
-            raw["cond_stage_model.embedding.weight"] = labels
+            raw[CLASSES] = labels
         else:
-            averaged.pop("cond_stage_model.embedding.weight", None)
+            averaged.pop(CLASSES, None)
             if labels is not None:
-                buffers["cond_stage_model.embedding.weight"] = labels  # one row, which nothing reads
+                buffers[CLASSES] = labels  # one row, which nothing reads
         fields, variables = take(kind, raw, rdm.rules, fields)
         sets = {"raw": variables}
-        if len(averaged) > ("cond_stage_model.embedding.weight" in averaged):
+        if len(averaged) > (CLASSES in averaged):
             like = abstract_variables(kind, fields)
             sets["ema"] = import_variables(averaged, rdm.ema_rules(fields), like, source, widen)
         if weights not in sets:
@@ -161,20 +199,17 @@ def convert(
         # what else the file holds goes along, so that it can be written again as it was
         others = {name: held["params"]["denoiser"] for name, held in sets.items() if name != weights}
         kept = {name.replace(".", "__"): np.asarray(a) for name, a in buffers.items()}
-        variables = dict(sets[weights]) | {"published": others | {"buffers": kept}}
-    elif kind == "rcg.mage":
-        left = {name: a for name, a in own.items() if name in mage.LEFTOVERS}
-        own = {name: a for name, a in own.items() if name not in left}
+        return fields, dict(sets[weights]) | {"published": others | {"buffers": kept}}
+    if kind == "rcg.mage":
+        left = {name: a for name, a in arrays.items() if name in mage.LEFTOVERS}
+        own = {name: a for name, a in arrays.items() if name not in left}
         fields, variables = take(kind, own, mage.rules, fields)
         if left:
             like = {"published": mage.leftover_shapes(fields, left)}
             table = [rule for rule in mage.leftover_rules() if rule.theirs in left]
             variables |= import_variables(left, table, like, source, widen)
-    else:
-        fields, variables = take(kind, own, CODE[kind].rules, fields)
-    provenance = {"source": source} | ({"weights": weights} if kind == "rcg.rdm" else {})
-    provenance |= {"embedded": EMBEDDED[kind].rstrip(".")} if embedded else {}
-    return Component(kind, fields, variables, provenance)
+        return fields, variables
+    return take(kind, arrays, CODE[kind].rules, fields)
 
 
 def _buffers(arrays: dict[str, np.ndarray], source: str) -> dict[str, np.ndarray]:
@@ -206,6 +241,12 @@ def publish(component: Component, frozen: Mapping[str, Component] | None = None)
         raise UserError(f"there is no published layout of a component of kind {kind}")
     if kind == "rcg.mage":
         fields = mage.resolve(fields)
+    for other, part in (frozen or {}).items():
+        if other not in EMBEDDED.get(kind, ()) or part.kind != other:
+            raise UserError(f"a component of kind {part.kind} has no place in a file of kind {kind}")
+    told = _unpublished(kind, fields)
+    if told:
+        raise UserError(f"there is no published layout of an {kind} with {told}")
     arrays = export_variables(variables, CODE[kind].rules(fields))
     if kind == "rcg.rdm":
         sets = {"raw": rdm.rules(fields), "ema": rdm.ema_rules(fields)}
@@ -218,14 +259,31 @@ def publish(component: Component, frozen: Mapping[str, Component] | None = None)
         arrays["model_ema.decay"] = np.array(0.9999, np.float32)
         arrays["model_ema.num_updates"] = np.array(0, np.int32)
         if not module.num_classes:
-            arrays["cond_stage_model.embedding.weight"] = np.zeros((1, module.context_dim), np.float32)
+            arrays[CLASSES] = np.zeros((1, module.context_dim), np.float32)
         for name, array in kept.get("buffers", {}).items():
             arrays[name.replace("__", ".")] = np.asarray(array)
-    if kind == "rcg.mage" and "published" in variables:
-        kept = [rule for rule in mage.leftover_rules() if rule.theirs in variables["published"]]
-        arrays |= export_variables(variables, kept)
+    if kind == "rcg.mage":
+        kept = variables.get("published") or mage.fresh_leftovers(fields)
+        rules = [rule for rule in mage.leftover_rules() if rule.theirs in kept]
+        arrays |= export_variables({"published": kept}, rules)
     for other, part in (frozen or {}).items():
-        if kind not in ("rcg.rdm", "rcg.mage") or other not in EMBEDDED or part.kind != other:
-            raise UserError(f"a component of kind {part.kind} has no place in a file of kind {kind}")
-        arrays |= {EMBEDDED[other] + name: a for name, a in publish(part).items()}
+        arrays |= {PREFIXES[other] + name: a for name, a in publish(part).items()}
     return arrays
+
+
+def _unpublished(kind: str, fields: Mapping[str, Any]) -> str:
+    """What of an architecture the official code does not have, for an error; "" if it has all."""
+    if kind == "rcg.rdm":
+        if fields.get("condition_dim"):
+            return "condition_dim: its conditions are classes only"
+        ours, theirs = rdm.build(fields), rdm.RDM()
+        names = ("beta_schedule", "beta_start", "beta_end", "timesteps")
+    elif kind == "rcg.mage":
+        ours, theirs = mage.build(fields), mage.Mage()
+        names = ("class_slots",)
+    else:
+        return ""
+    other = [
+        f"{name}={getattr(ours, name)}" for name in names if getattr(ours, name) != getattr(theirs, name)
+    ]
+    return ", ".join(other)

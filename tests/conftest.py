@@ -7,6 +7,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # networks are tiny here and compiled once: most of the time would go into optimising them
 QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+# A collective keeps a thread of XLA's until all devices are there. By default it has one for each device, and
+# two collectives that do not wait for each other can take them all: then none ever ends.
+os.environ.setdefault("PJRT_NPROC", "32")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -59,17 +59,22 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         variables = {"params": {"text": frozen["clip"]["params"]["text"]}}
         return sd.text_encoder.apply(variables, ids, method="encode_text")[0].astype(jnp.float32)
 
+    def encode(frozen, batch):
+        images = 2 * to_unit(batch["image"]) - 1
+        mean, logvar = sd.vae.apply(frozen["vae"], images, method="encode")
+        return jax.lax.stop_gradient({"mean": mean, "logvar": logvar})
+
     def noise_loss(params, frozen, batch, rng):
         """Squared errors [B] of the noise predicted at drawn timesteps."""
         keys = jax.random.split(rng, 4)
-        images = 2 * to_unit(batch["image"]) - 1
-        mean, logvar = sd.vae.apply(frozen["vae"], images, method="encode")
+        made = encode(frozen, batch) if "image" in batch else batch
+        mean, logvar = made["mean"], made["logvar"]
         latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(keys[0], mean.shape)
-        latents = jax.lax.stop_gradient(latents * sd.vae.scaling_factor)
+        latents = latents * sd.vae.scaling_factor
         context = jax.lax.stop_gradient(states(frozen, batch["text_ids"]))
-        dropped = jax.random.uniform(keys[1], (len(images), 1, 1)) < method.drop_text
+        dropped = jax.random.uniform(keys[1], (len(mean), 1, 1)) < method.drop_text
         context = jnp.where(dropped, jax.lax.stop_gradient(states(frozen, nothing)), context)
-        t = jax.random.randint(keys[2], (len(images),), 0, len(acp))
+        t = jax.random.randint(keys[2], (len(mean),), 0, len(acp))
         noise = jax.random.normal(keys[3], latents.shape)
         a = acp[t][:, None, None, None]
         noised = jnp.sqrt(a) * latents + jnp.sqrt(1 - a) * noise
@@ -146,6 +151,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         dataset=dataset,
         panels=panels,
         evaluate=evaluate,
+        encode=encode,
+        encoded_by=("vae",),
         export=lambda params, extra: {"params": params},
         sharding_rules=unet.SHARDING_RULES,
         compose=compose,

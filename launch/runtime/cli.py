@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
@@ -33,12 +34,20 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except RunError as error:
         print(f"failed: {error}", file=sys.stderr)
         code = 1
+    except jax.errors.JaxRuntimeError as error:
+        if not jax.distributed.is_initialized():
+            raise
+        reason = " ".join(str(error).split())[:300]
+        print(f"failed: another process of this run may be gone ({reason})", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code) if code == STOPPED else sys.exit(code)
+    # a run of several processes that ends early must not wait for the others to end well
+    alone = not jax.distributed.is_initialized()
+    os._exit(code) if code == STOPPED or (code and not alone) else sys.exit(code)
 
 
 def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], Any], usage: str) -> flags.FlagValues:

@@ -96,9 +96,9 @@ def validate(config: ConfigDict, num_devices: int) -> None:
         )
 
 
-def save_or_compare(config: ConfigDict, workdir: str) -> None:
+def save_or_compare(config: ConfigDict, workdir: str, write: bool = True) -> None:
     """Saves the resolved config in a new workdir; in an old one refuses a config that computes something
-    else than the run that is there.
+    else than the run that is there. Without `write` it only compares.
 
     Raises:
       UserError: with the differing fields, old -> new.
@@ -112,6 +112,8 @@ def save_or_compare(config: ConfigDict, workdir: str) -> None:
         except ValueError as error:
             raise UserError(f"{path} is damaged ({error}); put it back or use another --workdir") from error
         differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
+        # a field that the run's version did not have is off in it
+        differing = [k for k in differing if k in old or new[k] not in ("", 0, None)]
         fixed = [k for k in differing if not may_change(config.experiment, k)]
         if fixed:
             diff = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in fixed)
@@ -119,7 +121,8 @@ def save_or_compare(config: ConfigDict, workdir: str) -> None:
                 f"{workdir} holds a run with another config ({diff}); use another --workdir, "
                 "or the config it was started with"
             )
-    staging = path + ".incomplete"
-    with open(staging, "w") as f:
-        json.dump(config.to_dict(), f, indent=2)
-    os.replace(staging, path)
+    if write:
+        staging = path + ".incomplete"
+        with open(staging, "w") as f:
+            json.dump(config.to_dict(), f, indent=2)
+        os.replace(staging, path)

@@ -39,10 +39,12 @@ class Progress:
     """Progress of a run from `start_step` to `total_steps`; a context manager.
 
     Steps are dispatched ahead of the device, so one step's time on the host says nothing. Only where
-    metrics were read has the device caught up: times are taken from one such step to the next.
+    metrics were read has the device caught up: times are taken from one such step to the next. A `silent`
+    one only measures.
     """
 
-    def __init__(self, total_steps: int, batch_size: int, start_step: int = 0):
+    def __init__(self, total_steps: int, batch_size: int, start_step: int = 0, silent: bool = False):
+        self._silent = silent
         self._total, self._batch_size = total_steps, batch_size
         self._step = self._start_step = self._synced_step = start_step
         self._synced_at = time.perf_counter()
@@ -52,7 +54,7 @@ class Progress:
         self._last_line = -LINE_SECONDS
         self._loss = ""
         console = Console(stderr=True)
-        self._live = sys.stderr.isatty() and not console.is_dumb_terminal
+        self._live = not silent and sys.stderr.isatty() and not console.is_dumb_terminal
         self._bar = bars.Progress(
             bars.TextColumn("{task.percentage:>3.0f}%"),
             bars.BarColumn(bar_width=None),
@@ -72,6 +74,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line of its own."""
+        if self._silent:
+            return
         if self._live:
             self._bar.console.print(text, highlight=False, markup=False)
         else:

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from launch.runtime import cached, planned, registry
 from launch.runtime import mesh as meshes
-from launch.runtime import planned, registry
 from launch.runtime.optimizer import make_optimizer
 from launch.runtime.step import TrainState, init_state, make_train_step, root_key
 from rcg import component as components
@@ -81,7 +81,7 @@ class Setup:
 
     def place_inputs(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """What the train step reads of a host batch, on the devices."""
-        return self.place({name: batch[name] for name in self.experiment.batch_spec})
+        return self.place({name: batch[name] for name in self.batch_abstract})
 
 
 def use_compilation_cache(config: ConfigDict, workdir: str) -> None:
@@ -123,6 +123,14 @@ def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=meshes.batch_sharding(mesh))
         for name, (shape, dtype) in experiment.batch_spec.items()
     }
+    if config.get("data", {}).get("cache"):
+        experiment = cached.from_cache(experiment, config, described, source)
+        made = jax.eval_shape(experiment.encode, frozen, batch)
+        batch |= {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=meshes.batch_sharding(mesh))
+            for name, leaf in made.items()
+        }
+        del batch["image"]
     init, abstract, optimizer = init_state(
         experiment, functools.partial(make_optimizer, config), config, frozen, batch
     )

@@ -1,6 +1,7 @@
 """Records that can't be decoded: each named once in the log, and a run stopped that has too many."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ class BadRecords:
         self._source = source
         self._limit = max_bad_fraction
         self._seen = 0
+        self._before = 0  # of what was seen: by all processes, before this one started or resumed
         self._bad: set[int] = set()
 
     def update(self, bad: Any, bad_index: Any) -> None:
@@ -54,5 +56,11 @@ class BadRecords:
         """What `restore` needs, fit for JSON."""
         return {"seen": self._seen, "bad": sorted(self._bad)}
 
+    def joined(self, states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """One state of those of all processes, each of which has seen its own share of the records."""
+        seen = self._before + sum(state["seen"] - self._before for state in states)
+        return {"seen": seen, "bad": sorted(set().union(*(state["bad"] for state in states)))}
+
     def restore(self, state: dict[str, Any]) -> None:
         self._seen, self._bad = int(state["seen"]), set(state["bad"])
+        self._before = self._seen

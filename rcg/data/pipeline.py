@@ -1,7 +1,7 @@
 """From records to batches, with Grain: what comes when depends on the seed and the position alone.
 
-A record's place in the stream and its random crop are drawn before the stream is split over processes,
-so every number of processes sees the same images, cropped alike, in the same global batches.
+A record's place in the stream and its random crop are drawn before a batch is split over processes, each of
+which reads its rows of it alone: every number of processes sees the same global batches, row by row.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rcg.data.decode import DecodeError, Transform
+from rcg.data.encoded import EncodedLoader
 from rcg.data.sources import Source
 from rcg.errors import UserError
 
@@ -56,6 +57,8 @@ def image_batches(
       alike: sets of records (or groups); a training batch takes all of its rows from one of them, as often as
         its share of the records.
 
+    With `data.cache` "train" has what was computed of the images in their place, see `encoded`.
+
     Returns:
       A dataset of {"image": uint8 [B, S, S, 3], "label": int32 [B], "bad": int32 [B], the undecodable
       records skipped to fill the row, "bad_index": int32 [B], the last of them or -1}. "eval" adds
@@ -88,13 +91,14 @@ def image_batches(
         ]
         parts = [part.random_map(_Draw(choose)) for part in parts]
         load = _Loader(source, transform, data.cache_mb if fits else 0, 1 if workers else _cores())
+        if data.get("cache"):
+            load, workers = EncodedLoader(data.cache, transform), 0
     else:
         raise ValueError(f'split is "train" or "eval", not "{split}"')
-    shard = slice(shard_index, None, shard_count)
-    parts = [part.slice(shard).batch(batch_size, batch_fn=list) for part in parts]
+    parts = [part.batch(batch_size * shard_count, batch_fn=list) for part in parts]
     # every shard takes its batches from the same sets in the same order
     mixed = grain.MapDataset.mix(parts, [len(s) for s in sets]) if len(parts) > 1 else parts[0]
-    batches = mixed.map(load)
+    batches = mixed.map(Share(shard_index, batch_size)).map(load)
     if split == "train":
         batches = batches.map(_without_mask)
     # One reader: the loader itself decodes a batch's records in parallel, so few batches are in flight.
@@ -146,6 +150,13 @@ def eval_arrays(source: Source, data: ConfigDict, limit: int = 0) -> tuple[np.nd
     return batch["image"][good], batch["label"][good]
 
 
+def training_loader(source: Source, data: ConfigDict) -> tuple[Any, Transform]:
+    """What reads the records of a batch of training images, [(index, draws [3])] -> batch, and how it
+    changes them."""
+    transform = _transform(data, train=True)
+    return _Loader(source, transform, 0, _cores()), transform
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -155,6 +166,16 @@ def _end_with_parent(index: int, count: int) -> None:
     del index, count
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Share:
+    """A global batch of records, not yet read -> the rows that are one shard's, which follow one another."""
+
+    def __init__(self, shard_index: int, batch_size: int):
+        self._rows = slice(shard_index * batch_size, (shard_index + 1) * batch_size)
+
+    def __call__(self, elements: Sequence[Any]) -> Sequence[Any]:
+        return elements[self._rows]
 
 
 class _Draw:

@@ -22,7 +22,7 @@ def rules(architecture: Mapping[str, Any]) -> list[Rule]:
 
 def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture of the encoder whose arrays, after `unwrap`, these are; see `vit.trunk_of`."""
-    return {"arch": "deit"} | vit.trunk_of(arrays) | {"head": "none"}
+    return {"arch": "deit"} | vit.trunk_of(arrays, vit.HEADS_OF_64) | {"head": "none"}
 
 
 def unwrap(arrays: Mapping[str, Any]) -> dict[str, Any]:

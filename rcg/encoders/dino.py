@@ -28,7 +28,11 @@ def rules(architecture: Mapping[str, Any]) -> list[Rule]:
 def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture of the encoder whose arrays, after `unwrap`, these are; see `vit.trunk_of`."""
     hidden, out = arrays["head.mlp.0.weight"].shape[0], arrays["head.mlp.4.weight"].shape[0]
-    return {"arch": "dino"} | vit.trunk_of(arrays) | {"head": "gelu", "head_hidden": hidden, "head_out": out}
+    return (
+        {"arch": "dino"}
+        | vit.trunk_of(arrays, vit.HEADS_OF_64)
+        | {"head": "gelu", "head_hidden": hidden, "head_out": out}
+    )
 
 
 def unwrap(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def rules(architecture: Mapping[str, Any]) -> list[Rule]:
 def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture of the encoder whose arrays, after `unwrap`, these are; see `vit.trunk_of`."""
     sizes = {"head_hidden": arrays["head.0.weight"].shape[0], "head_out": arrays["head.6.weight"].shape[0]}
-    return {"arch": "moco_v3"} | trunk_of(arrays) | sizes
+    heads = {dim: num_heads for dim, _, num_heads in VARIANTS.values()}  # its small has 12
+    return {"arch": "moco_v3"} | trunk_of(arrays, heads) | sizes
 
 
 def unwrap(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from rcg.torch_weights import Rule, conv, count_blocks, dense, norm
 HEADS = ("batch_norm", "gelu", "none")
 # (dim, depth, heads): the published encoders
 VARIANTS = {"small": (384, 12, 12), "base": (768, 12, 12), "large": (1024, 24, 16)}
+HEADS_OF_64 = {dim: dim // 64 for dim in (192, 384, 768, 1024)}  # num_heads by width, of most published ViTs
 
 
 class BatchNorm(nn.Module):
@@ -249,16 +250,15 @@ def trunk_rules(module: Encoder) -> list[Rule]:
     return table
 
 
-def trunk_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
+def trunk_of(arrays: Mapping[str, Any], num_heads: Mapping[int, int]) -> dict[str, Any]:
     """Fields of the encoder whose arrays, in timm's names, these are. Heads leave no trace in them: they are
-    those of the size of this width, or None."""
+    what `num_heads` has for this width, or None."""
     dim, _, patch_size, _ = arrays["patch_embed.proj.weight"].shape
     side = math.isqrt(arrays["pos_embed"].shape[1] - 1)
-    heads = {sizes[0]: sizes[2] for sizes in VARIANTS.values()}
     return {
         "image_size": side * patch_size,
         "patch_size": patch_size,
         "dim": dim,
         "depth": count_blocks(arrays, "blocks"),
-        "num_heads": heads.get(dim),
+        "num_heads": num_heads.get(dim),
     }

@@ -3,21 +3,19 @@
 Nothing follows a gradient: the centres are running means over batches, see `rcg.clusters`.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rcg import clusters, encoders
 from rcg.component import Component
 from rcg.data import image_dataset
 from rcg.errors import UserError
-from rcg.experiment import Experiment, compute_options, to_unit
+from rcg.experiment import Experiment, compute_options, to_unit, whole
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
@@ -70,15 +68,14 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def evaluate(params, extra, frozen, rng, put):
         @jax.jit
-        def assign(batch):
+        def assign(extra, frozen, batch):
             return clusters.nearest(represent(frozen, batch["image"]), clusters.centres(extra["state"]))
 
-        whole = functools.partial(multihost_utils.process_allgather, tiled=True)
         processes, index = jax.process_count(), jax.process_index()
         chosen, squared, labels = [], [], []
         for batch in dataset("eval", config.batch_size // processes, config.seed, index, processes):
             keep = whole(batch["mask"]) > 0
-            cluster, distance = assign(put({"image": batch["image"]}))
+            cluster, distance = assign(extra, frozen, put({"image": batch["image"]}))
             chosen.append(np.asarray(whole(cluster))[keep])
             squared.append(np.asarray(whole(distance))[keep])
             labels.append(whole(batch["label"])[keep])

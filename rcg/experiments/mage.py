@@ -73,6 +73,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             return groups.apply(frozen["clusters"], encoders.represent(encoder, frozen["encoder"], images))
         return labels if conditioning == "class" else None
 
+    by_images = conditioning == "representation" or groups is not None  # what MAGE is told comes from them
     reads_labels = conditioning == "class" and groups is None
     dataset = image_dataset(source, config.data, module.num_classes if reads_labels else None)
 
@@ -83,10 +84,17 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         tokens = jnp.zeros((1, module.num_tokens), jnp.int32)
         return module.init(params_key, tokens, cond.get(conditioning), noise)["params"], {}
 
-    def losses(params, frozen, batch, rng, train):
+    def encode(frozen, batch):
         images = to_unit(batch["image"])
-        tokens = jax.lax.stop_gradient(tokenize(frozen, images))
-        cond = jax.lax.stop_gradient(condition(frozen, images, batch["label"]))
+        made = {"tokens": tokenize(frozen, images)}
+        if by_images:
+            made["condition"] = condition(frozen, images, None)
+        return jax.lax.stop_gradient(made)
+
+    def losses(params, frozen, batch, rng, train):
+        made = encode(frozen, batch) if "image" in batch else batch
+        tokens = made["tokens"]
+        cond = made["condition"] if by_images else condition(frozen, None, batch["label"])
         noise_key, dropout_key = jax.random.split(rng)
         noise = mage.draw_noise(module, noise_key, len(tokens))
         return module.apply(
@@ -248,6 +256,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         panels=panels,
         evaluate=evaluate,
         resumes_evaluation=True,
+        encode=encode,
+        encoded_by=("tokenizer", *(["encoder"] if by_images else []), *(["clusters"] if groups else [])),
         export=lambda params, extra: {"params": params},
         sharding_rules=SHARDING_RULES,
     )

@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rcg import augment, data, encoders, metrics
 from rcg.encoders import vit
 from rcg.errors import UserError
-from rcg.experiment import Experiment, compute_options, to_unit
+from rcg.experiment import Experiment, compute_options, to_unit, whole
 
 Array = jax.Array
 PIXELS_SIZE = 32  # the pixel baseline compares pictures of at most this side
@@ -249,6 +248,5 @@ def _in_batches(function: Any, images: np.ndarray, batch_size: int) -> list[np.n
         batch = images[start : start + batch_size]
         padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
         outputs = function(padded[first * share : (first + 1) * share])
-        whole = multihost_utils.process_allgather(outputs, tiled=True)
-        parts.append([np.asarray(x)[: len(batch)] for x in whole])
+        parts.append([whole(x)[: len(batch)] for x in outputs])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]

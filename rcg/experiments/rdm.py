@@ -1,20 +1,18 @@
 """RDM: trains the representation diffusion model on a frozen encoder's representations (RCG section 3.2)."""
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from rcg import encoders, metrics, rdm
 from rcg.component import Component
 from rcg.data import image_dataset
 from rcg.errors import UserError
-from rcg.experiment import Experiment, compute_options, to_unit
+from rcg.experiment import Experiment, compute_options, to_unit, whole
 
 SHARDING_RULES = (
     (r"(in_proj|emb_proj|context_proj)/kernel", ("fsdp", "tensor")),
@@ -52,9 +50,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     def labels_of(batch):
         return batch["label"] if conditional else None
 
+    def encode(frozen, batch):
+        return {"representation": jax.lax.stop_gradient(represent(frozen, batch))}
+
     def loss(params, extra, frozen, batch, rng):
         t_key, noise_key = jax.random.split(rng)
-        x0 = jax.lax.stop_gradient(represent(frozen, batch))
+        x0 = (encode(frozen, batch) if "image" in batch else batch)["representation"]
         t = jax.random.randint(t_key, (len(x0),), 0, module.timesteps)
         noise = jax.random.normal(noise_key, x0.shape)
         value, aux = rdm.loss(module, {"params": params}, x0, t, noise, labels_of(batch))
@@ -82,7 +83,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         describe = jax.jit(lambda frozen, batch: represent(frozen, batch))
         generate = jax.jit(lambda params, rng, labels: sample(params, rng, size, labels))
         # each process measures its share; all then hold everything
-        whole = functools.partial(multihost_utils.process_allgather, tiled=True)
         share, index = size // jax.process_count(), jax.process_index()
         real, labels, made, seen = [], [], [], 0
         for i, batch in enumerate(dataset("eval", share, config.seed, index, jax.process_count())):
@@ -133,6 +133,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         dataset=dataset,
         panels=panels,
         evaluate=evaluate,
+        encode=encode,
+        encoded_by=("encoder",),
         export=lambda params, extra: {"params": params},
         sharding_rules=SHARDING_RULES,
     )

@@ -17,7 +17,7 @@ from rcg import clusters
 from rcg.component import Component
 from rcg.data import image_dataset
 from rcg.errors import UserError
-from rcg.experiment import Experiment, compute_options, to_unit
+from rcg.experiment import Experiment, compute_options, eval_batches, to_unit
 from rcg.pixel import lpips, vqgan
 from rcg.pixel.discriminator import PatchDiscriminator, adversary
 
@@ -134,7 +134,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def evaluate(params, extra, frozen, rng, put):
         @jax.jit
-        def measure(batch):
+        def measure(params, extra, batch):
             image, reconstruction, indices = reconstruct(params, extra, batch)
             each, codes = batch["mask"][:, None], module.codebook_size
             difference = (reconstruction - image).reshape(len(image), -1)
@@ -143,8 +143,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             return l1, (each * jnp.square(difference)).sum() / difference.shape[-1], counts, each.sum()
 
         l1, l2, counts, samples = 0.0, 0.0, 0.0, 0.0
-        for batch in dataset("eval", config.batch_size, config.seed, 0, 1):
-            sums = measure(put({k: batch[k] for k in ("image", "mask")}))
+        for placed, _, _ in eval_batches(dataset, config, put, ("image", "mask")):
+            sums = measure(params, extra, placed)
             l1, l2, counts, samples = (
                 np.float64(a) + b for a, b in zip((l1, l2, counts, samples), sums, strict=True)
             )

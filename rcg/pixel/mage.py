@@ -402,6 +402,15 @@ def leftover_shapes(architecture: Mapping[str, Any], names: Iterable[str]) -> di
     return {name: jax.ShapeDtypeStruct(shapes[name], kinds[LEFTOVERS[name]]) for name in names}
 
 
+def fresh_leftovers(architecture: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Leftovers for a model that has none, so that the official code, which wants them, loads it: zeros, and
+    the positions' numbers."""
+    shapes = leftover_shapes(architecture, LEFTOVERS)
+    made = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in shapes.items()}
+    ids = "token_emb.position_ids"
+    return made | {ids: np.arange(made[ids].size, dtype=np.int32)[None]}
+
+
 def architecture_of(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture of the model whose published arrays these are, from their names and shapes. Heads
     leave no trace in them: they are those of the size of this width, or None."""

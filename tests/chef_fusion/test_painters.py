@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     c.model.update(width=16, bottleneck=16)
     assert train(c, str(path / "recipe_rdm")) == 0
     c = kitchen(judge_config.get_config("runlocal"))
-    c.total_steps, c.log_steps, c.optimizer.learning_rate = 30, 10, 1e-2
+    c.total_steps, c.log_steps, c.optimizer.learning_rate = 90, 10, 1e-2
     assert train(c, str(path / "judge")) == 0
     return path
 

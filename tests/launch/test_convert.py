@@ -137,6 +137,34 @@ def test_wrong_flags(flags, says, mage_file, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_rdm_and_an_encoder_go_through_their_components_bit_for_bit(golden, tmp_path):
+    """From a file to a component on disk and back; the encoder under the names of MoCo v3's own files."""
+    arrays = golden("rcg/ddim_classcond_s10_eta0")
+    arrays = {k.removeprefix("param/"): a for k, a in arrays.items() if k.startswith("param/")}
+    weight_files.write(str(tmp_path / "rdm.safetensors"), arrays)
+    run(kind="rcg.rdm", source=tmp_path / "rdm.safetensors", out=tmp_path / "rdm")
+    run(export=True, source=tmp_path / "rdm", out=tmp_path / "back.safetensors")
+    back = weight_files.read(str(tmp_path / "back.safetensors"))
+    assert set(back) == set(arrays)
+    for name, a in arrays.items():
+        assert back[name].dtype == a.dtype and back[name].tobytes() == a.tobytes(), name
+
+    inside = {k: a for k, a in golden("rcg/mage_model").items() if k.startswith("param/pretrained_encoder.")}
+    prefix = "module.base_encoder."
+    file = {k.replace("param/pretrained_encoder.", prefix): a for k, a in inside.items()}
+    weight_files.write(str(tmp_path / "moco.safetensors"), file)
+    run(
+        kind="rcg.encoder",
+        source=tmp_path / "moco.safetensors",
+        out=tmp_path / "moco",
+        architecture="num_heads=4",
+    )
+    run(export=True, source=tmp_path / "moco", out=tmp_path / "again.safetensors", add_prefix=prefix)
+    again = weight_files.read(str(tmp_path / "again.safetensors"))
+    assert set(again) == set(file)
+    assert all(again[k].tobytes() == a.tobytes() for k, a in file.items())
+
+
 FULL_SIZE = """
 import json, sys, numpy as np, torch
 tensors = json.load(open(sys.argv[1]))

@@ -13,15 +13,16 @@ from rcg.errors import UserError
 
 
 @pytest.mark.parametrize("name", ["mage_b", "mage_l", "floor"])
-@pytest.mark.parametrize("schedule", ["cosine", "const"])
+@pytest.mark.parametrize("schedule", ["cosine", "const", "scaled"])
 def test_schedule_equals_the_original(golden, name, schedule):
     vectors = golden("rcg/lr_schedule")
     peak, floor, warmup, epochs = vectors[f"in/{name}_lr_minlr_warmup_epochs"]
+    scale = 0.5 if schedule == "scaled" else 1  # a group of half the rate; cosine, too
     given = {
-        "learning_rate": float(peak),
-        "min_learning_rate": float(floor),
+        "learning_rate": scale * float(peak),
+        "min_learning_rate": scale * float(floor),
         "warmup_steps": float(warmup),  # in epochs here, and not whole
-        "schedule": {"const": "constant"}.get(schedule, schedule),
+        "schedule": {"const": "constant"}.get(schedule, "cosine"),
     }
     settings = ConfigDict(training().optimizer.to_dict() | given)
     ours = learning_rate(vectors[f"in/{name}_epoch"], settings, float(epochs))

@@ -1,13 +1,14 @@
 """The official files' layouts, at full size by their manifests and bit for bit on the recorded weights."""
 
 import dataclasses
+import importlib
 import json
 
 import jax
 import numpy as np
 import pytest
 
-from rcg import diffusion, published, weight_files
+from rcg import diffusion, encoders, published, weight_files
 from rcg.component import Component
 from rcg.errors import UserError
 
@@ -70,6 +71,39 @@ def test_what_is_missing_unused_or_misshapen_is_named(shared, kind, name, gone):
     assert "shape" in refusal(arrays | {gone: wrong}) or "embedding" in gone
     half = refusal(arrays | {gone: arrays[gone].astype(np.float16)})
     assert "float16" in half and "--widen" in half
+
+
+@pytest.mark.parametrize("kind, name, gone", [
+    ("rcg.encoder", "rcg_rdm_mocov3vitb", "model.diffusion_model.out.0.weight"),
+    ("rcg.encoder", "rcg_mage_b", "vqgan.quantize.embedding.weight"),
+    ("rcg.vqgan", "rcg_mage_b", "mlm_layer.fc.weight"),
+])  # fmt: skip
+def test_the_rest_of_the_file_is_accounted_for_whichever_network_is_wanted(shared, kind, name, gone):
+    arrays = full_size(shared, name)
+    array = arrays.pop(gone)
+    with pytest.raises(UserError, match=gone.removeprefix("vqgan.").replace(".", r"\.")):
+        published.convert(kind, arrays, "file.pth")
+    extra = f"{gone}_2"
+    with pytest.raises(UserError, match="unused"):
+        published.convert(kind, arrays | {gone: array, extra: array}, "file.pth")
+
+
+def test_problems_of_all_networks_of_a_file_are_one_error(shared):
+    arrays = full_size(shared, "rcg_mage_b")
+    gone = ("pretrained_encoder.norm.bias", "vqgan.encoder.conv_in.weight", "decoder_norm.bias")
+    with pytest.raises(UserError) as caught:
+        published.convert("rcg.mage", {k: a for k, a in arrays.items() if k not in gone}, "file.pth")
+    for part in (
+        "file.pth (pretrained_encoder)",
+        "missing norm.bias",
+        "(vqgan)",
+        "missing decoder_norm.bias",
+    ):
+        assert part in str(caught.value)
+    rdm = full_size(shared, "rcg_rdm_mocov3vitb")
+    stray = {k: a for k, a in arrays.items() if k.startswith("vqgan.")}
+    with pytest.raises(UserError, match=r"unused vqgan\."):  # an RDM's file holds no tokenizer
+        published.convert("rcg.rdm", rdm | stray, "file.pth")
 
 
 def test_half_precision_is_widened_when_asked(shared):
@@ -142,6 +176,50 @@ def test_what_has_no_published_layout_is_refused(golden):
     tokenizer = published.convert("rcg.vqgan", arrays, "m")
     with pytest.raises(UserError, match="has no place"):
         published.publish(tokenizer, {"rcg.vqgan": tokenizer})
+
+
+@pytest.mark.parametrize("kind, fields, says", [
+    ("rcg.rdm", {"condition_dim": 6}, "condition_dim"),
+    ("rcg.rdm", {"timesteps": 100}, "timesteps=100"),
+    ("rcg.rdm", {"beta_end": 0.02}, "beta_end=0.02"),
+    ("rcg.mage", {"class_slots": 10}, "class_slots=10"),
+])  # fmt: skip
+def test_what_the_official_code_could_not_run_is_not_written(kind, fields, says):
+    with pytest.raises(UserError, match=f"no published layout of an {kind} with {says}"):
+        published.publish(Component(kind, fields, {}))
+
+
+def test_an_rdm_has_no_place_for_a_tokenizer(golden):
+    arrays = recorded(golden, "rcg/ddim_uncond_s10_eta0")
+    tokenizer = published.convert("rcg.vqgan", recorded(golden, "rcg/mage_model"), "m")
+    with pytest.raises(UserError, match="rcg.vqgan has no place in a file of kind rcg.rdm"):
+        published.publish(published.convert("rcg.rdm", arrays, "m"), {"rcg.vqgan": tokenizer})
+
+
+def test_a_mage_trained_here_has_all_that_the_official_code_wants(golden):
+    arrays = recorded(golden, "rcg/mage_model")
+    made = published.convert("rcg.mage", arrays, "m", architecture=HEADS)
+    trained = dataclasses.replace(made, variables={"params": made.variables["params"]})
+    back, want = published.publish(trained), published.publish(made)
+    assert {k: (a.shape, a.dtype) for k, a in back.items()} == {
+        k: (a.shape, a.dtype) for k, a in want.items()
+    }
+    same(back["token_emb.position_ids"], want["token_emb.position_ids"])
+
+
+@pytest.mark.parametrize("arch, heads", [("moco_v3", 12), ("dino", 6), ("deit", 6)])
+def test_heads_of_the_small_encoders(arch, heads):
+    """MoCo v3's ViT-S has heads of 32 numbers, the others' of 64."""
+    arrays = {
+        "patch_embed.proj.weight": np.zeros((384, 3, 16, 16)),
+        "pos_embed": np.zeros((1, 197, 384)),
+        "head.0.weight": np.zeros((8, 384)),
+        "head.6.weight": np.zeros((8, 8)),
+        "head.mlp.0.weight": np.zeros((8, 384)),
+        "head.mlp.4.weight": np.zeros((8, 8)),
+    }
+    network = importlib.import_module(encoders.ARCHS[arch])
+    assert network.architecture_of(arrays)["num_heads"] == heads
 
 
 def test_types_that_are_not_supported_are_named(tmp_path):

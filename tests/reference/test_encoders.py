@@ -73,9 +73,10 @@ def test_preprocess(golden):
     assert error("256 -> 224", got, nhwc(file["out/encoder_input"])) < 1e-5
 
 
-def test_representation_inside_mage(golden):
+@pytest.mark.parametrize("case", range(3))
+def test_representation_inside_mage(case, golden):
     """Pixels to representation, 32 px enlarged to 224, with the encoder that MAGE's file embeds."""
-    file = golden("rcg/mage_train_0")
+    file = golden(f"rcg/mage_train_{case}")
     module, variables, _ = load(MAGE_ENCODER, golden("rcg/mage_model"), "param/pretrained_encoder.")
     image = nhwc(file["in/image_u8"]) / np.float32(255)
     rep = jax.jit(lambda v, x: encoders.represent(module, v, x))(variables, image)

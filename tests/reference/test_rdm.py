@@ -7,6 +7,7 @@ import pytest
 from flax import traverse_util
 
 from rcg import diffusion, ema, rdm
+from rcg.errors import UserError
 from rcg.torch_weights import export_variables, import_variables
 
 SIZES = {"channels": 16, "width": 64, "bottleneck": 48, "time_dim": 24, "depth": 3}
@@ -87,6 +88,9 @@ def test_forward_and_gradients(golden, kind):
 
     # torch's float32 exp is a last bit off in one of the 32 frequencies, which t = 999 multiplies
     close("sinusoid", rdm.sinusoid(t, 64), vectors["out/sinusoid"], 5e-5)
+    net = rdm.Denoiser(16, 64, 48, 24, 3, bool(fields["num_classes"]))
+    embedded = net.apply({"params": variables["params"]["denoiser"]}, t, method="embed_time")
+    close("emb", embedded, vectors["out/emb"], 1e-5)
     close("y", jax.jit(forward)(variables, x), vectors["out/y"], 1e-5)
     cotangent = vectors["in/cotangent"]
     gradient = jax.jit(jax.grad(lambda v, x: (forward(v, x) * cotangent).sum(), argnums=(0, 1)))
@@ -104,6 +108,8 @@ def test_loss_and_gradients(golden, kind):
     arguments = (vectors["in/x0"], jnp.asarray(vectors["in/t"]), vectors["in/noise"], labels)
     value_and_grad = jax.jit(jax.value_and_grad(lambda v: rdm.loss(module, v, *arguments), has_aux=True))
     (value, aux), grads = value_and_grad(variables)
+    if labels is not None:
+        close("cond", variables["params"]["class_embedding"][labels], vectors["out/cond"][:, 0], 0)
     close("x_noisy", aux["x_t"], vectors["out/x_noisy"], 1e-5)
     close("pred", aux["prediction"], vectors["out/pred"], 1e-5)
     close("loss", value, vectors["out/loss"], 1e-5)
@@ -138,6 +144,15 @@ def test_ddim_tables(golden):
             close("sigmas", run.sigmas, vectors[f"out/sigmas_{steps}_eta{eta}"], 1e-5)
 
 
+@pytest.mark.parametrize("steps", [300, 1000])
+def test_steps_that_the_original_can_not_run_are_refused(golden, steps):
+    """It would visit a timestep that the noise schedule does not have."""
+    tables = diffusion.schedule(diffusion.betas())
+    assert golden("rcg/ddim_tables")[f"out/timesteps_{steps}"][-1] == len(tables["alphas_cumprod"])
+    with pytest.raises(UserError, match=f"{steps} DDIM steps reach beyond the 1000 timesteps"):
+        diffusion.ddim_tables(tables, steps)
+
+
 def test_ema(golden):
     vectors = golden("rcg/ema")
     params = [
@@ -146,6 +161,7 @@ def test_ema(golden):
     ]
     average = params[0]
     for i in range(1, 5):
-        average = ema.update(average, params[i], i - 1, 0.9999)
+        decay, count = vectors[f"out/ema{i}/decay"], vectors[f"out/ema{i}/num_updates"]
+        average = ema.update(average, params[i], count - 1, float(decay))
         for name, ours in average.items():
             close(f"ema {i} {name}", ours, vectors[f"out/ema{i}/{name.replace('.', '')}"], 1e-6)
