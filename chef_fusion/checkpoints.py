@@ -4,7 +4,6 @@ A pruned file holds the trained arrays alone; a training checkpoint has `module.
 rows of the embeddings. GILL's has a retrieval head besides: it is kept, and not used.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +12,7 @@ import jax
 import numpy as np
 
 from chef_fusion import model
+from rcg import json_files
 from rcg.component import Component
 from rcg.errors import UserError
 from rcg.torch_weights import Rule, export_variables, import_variables
@@ -37,13 +37,12 @@ def read_arguments(folder: str) -> dict[str, Any]:
     path = os.path.join(folder, "model_args.json")
     if not os.path.exists(path):
         return {}
+    held = json_files.read(path, "put it back or take it away")
     try:
-        with open(path, encoding="utf-8") as f:
-            held = json.load(f)
         mode, layers = held.get("text_fc_mode", MODES[0]), held.get("text_emb_layers", [-1])
         first = [int(i) for i in held.get("gen_token_idx") or held.get("retrieval_token_idx") or []]
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} can't be read ({error}); put it back or take it away") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); put it back or take it away") from error
     if mode not in MODES or layers != [-1]:
         raise UserError(f"{path}: text_fc_mode {mode} on layers {layers}; supported is {MODES[0]} on [-1]")
     if first and first != list(range(first[0], first[0] + len(first))):

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from chef_fusion import recipes
 from chef_fusion.recipes import Recipe
 from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
+from rcg import json_files
 from rcg.data import image_batches
 from rcg.errors import UserError
 
@@ -329,8 +330,8 @@ def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                    record = json_files.parse(line)
+                except json_files.NotJSON as error:
                     raise UserError(f"{path}, line {number} is no JSON ({error})") from error
                 if not isinstance(record, dict):
                     raise UserError(f"{path}, line {number} is no JSON object")

@@ -10,7 +10,6 @@ string gets bos before it, and the pieces follow one another without separators,
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -27,7 +26,7 @@ from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.decoding import ImageDecision, Sampling
 from chef_fusion.recipe_rdm import condition
 from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
-from rcg import component
+from rcg import component, json_files
 from rcg import generate as chain
 from rcg.errors import UserError
 from rcg.experiment import compute_options
@@ -79,8 +78,7 @@ def find(folder: str) -> dict[str, str]:
     found = {"joints": path}
     config = os.path.join(run, "config.json")
     if os.path.exists(config):
-        with open(config, encoding="utf-8") as f:
-            named = json.load(f).get("components", {})
+        named = json_files.read(config, "put it back").get("components", {})
         found |= {name: place for name, place in named.items() if name in KINDS and place}
     return found
 

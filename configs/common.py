@@ -35,7 +35,7 @@ def training() -> ConfigDict:
     c.batch_size = 256  # global, over all devices and processes
     c.total_steps = 1000
     c.log_steps = 50  # metrics are means over this many steps
-    c.panel_steps = 0  # PNG panels; 0: at the end only
+    c.panel_steps = 0  # PNG panels; 0: at the end only; -1: none
     c.evaluate_steps = 0  # 0: never during training
     c.checkpoint_steps = 500
     c.keep_checkpoints = 2
@@ -77,7 +77,7 @@ def training() -> ConfigDict:
 def images(path: str = "", source: str = "folder", image_size: int = 256) -> ConfigDict:
     """Where images come from and how they become training input (`rcg/data.py`)."""
     d = ConfigDict()
-    d.source = source  # folder, parquet, tfds, kitchen: launch/runtime/registry.py
+    d.source = source  # folder, parquet, tfds, array_record, kitchen: launch/runtime/registry.py
     d.path = path  # folder, file, or TFDS name
     d.train_split = "train"
     d.eval_split = "test"

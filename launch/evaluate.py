@@ -29,6 +29,7 @@ from launch.runtime.comparing import compare
 from launch.runtime.config import validate
 from launch.runtime.setup import Setup, prepare, use_compilation_cache
 from launch.train import evaluate as evaluate_state
+from rcg import json_files
 from rcg.errors import UserError
 
 ENCODER_SPACE = "no FID-Inception: the Frechet distance is in an encoder's space, not to be held against FIDs"
@@ -49,8 +50,7 @@ def saved_config(workdir: str) -> ConfigDict:
     if not os.path.isfile(path):
         raise UserError(f"no run in {workdir} (it has no config.json); train one there first")
     try:
-        with open(path) as f:
-            return ConfigDict(json.load(f)).lock()
+        return ConfigDict(json_files.read(path, "put it back")).lock()
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); put it back") from error
 

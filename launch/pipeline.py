@@ -25,7 +25,7 @@ from launch.runtime import cli, gallery, registry
 from launch.runtime.config import flatten
 from launch.runtime.images import grid, save_png
 from launch.train import train
-from rcg import component
+from rcg import component, json_files
 from rcg.data import eval_arrays
 from rcg.errors import UserError
 
@@ -54,8 +54,8 @@ class Record:
         self.path = os.path.join(workdir, "pipeline.json")
         self.stages: dict[str, dict[str, Any]] = {}
         if os.path.exists(self.path):
-            with open(self.path) as f:
-                self.stages = {stage["name"]: stage for stage in json.load(f)["stages"]}
+            kept = json_files.read(self.path, "take it away: all stages are then looked at again")
+            self.stages = {stage["name"]: stage for stage in kept.get("stages", [])}
         self.about = {k: config[k] for k in ("name", "title", "description")} | {"hardware": hardware()}
 
     def done(self, name: str, inputs: Any) -> bool:

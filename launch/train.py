@@ -76,13 +76,23 @@ def lock_workdir(workdir: str) -> Any:
 
 
 def start(
-    setup: Setup, checkpoints: Checkpoints, iterator: Any, bad: BadRecords
+    setup: Setup, checkpoints: Checkpoints, iterator: Any, bad: BadRecords, allow_older: bool
 ) -> tuple[TrainState, dict[str, Any] | None]:
-    """The first state, or the newest checkpoint's with the data where it was."""
-    step = checkpoints.latest()
-    if step is None:
-        return setup.init_state(), None
-    state, progress = checkpoints.restore(step, setup.abstract)
+    """The first state, or the newest checkpoint's with the data where it was. A checkpoint that can't be read
+    stops the run, unless `allow_older`: then it is set aside for the one before."""
+    while True:
+        step = checkpoints.latest()
+        if step is None:
+            return setup.init_state(), None
+        try:
+            state, progress = checkpoints.restore(step, setup.abstract)
+            break
+        except cli.RunError as error:
+            if not allow_older or checkpoints.is_oldest(step):
+                raise
+            kept = checkpoints.set_aside(step)
+            if processes.first():
+                print(f"{error}\nit is kept as {kept}", file=sys.stderr)
     iterator.set_state(progress["data"])
     bad.restore(progress["bad"])
     return state, progress
@@ -163,8 +173,8 @@ def export(setup: Setup, state: TrainState, workdir: str) -> str:
     return component.save(path, dataclasses.replace(made, tokenizer=experiment.tokenizer))
 
 
-def train(config: ConfigDict, workdir: str) -> int:
-    """Runs or resumes `config` in `workdir`.
+def train(config: ConfigDict, workdir: str, allow_older: bool = False) -> int:
+    """Runs or resumes `config` in `workdir`; `allow_older`: see `start`.
 
     Returns:
       0 when done, `cli.STOPPED` when SIGTERM came and everything was saved.
@@ -176,8 +186,12 @@ def train(config: ConfigDict, workdir: str) -> int:
     validate(config, jax.device_count())
     use_compilation_cache(config, workdir)
     setup = prepare(config)
-    first = processes.first()
-    lock = lock_workdir(workdir)
+    with lock_workdir(workdir):
+        return _train(setup, workdir, allow_older)
+
+
+def _train(setup: Setup, workdir: str, allow_older: bool) -> int:
+    config, first = setup.config, processes.first()
     processes.wait("workdir")
     save_or_compare(config, workdir, write=first)
     processes.wait("config")
@@ -201,7 +215,7 @@ def train(config: ConfigDict, workdir: str) -> int:
     bad = BadRecords(setup.source("train"), config.data.max_bad_fraction)
 
     # ---- state: the newest checkpoint, or a fresh start
-    state, resumed = start(setup, checkpoints, iterator, bad)
+    state, resumed = start(setup, checkpoints, iterator, bad, allow_older)
     step = int(state.step)
     writer = MetricWriter(workdir) if first else processes.Silent()
     writer.rewind(step)
@@ -261,7 +275,7 @@ def train(config: ConfigDict, workdir: str) -> int:
             if scalars:
                 writer.write_scalars(step, scalars)
                 refuse_bad(state, checkpoints)
-            if config.panel_steps and step % config.panel_steps == 0 and not last:
+            if config.panel_steps > 0 and step % config.panel_steps == 0 and not last:
                 jax.block_until_ready(state)
                 with progress.pause("panels"):
                     draw_panels(setup, state, frozen, workdir, writer)
@@ -277,8 +291,9 @@ def train(config: ConfigDict, workdir: str) -> int:
         if stop.received:
             progress.note(f"stopped by SIGTERM; saved step {step}; the same command goes on from here")
         else:
-            with progress.pause("panels"):
-                draw_panels(setup, state, frozen, workdir, writer)
+            if config.panel_steps >= 0:
+                with progress.pause("panels"):
+                    draw_panels(setup, state, frozen, workdir, writer)
             digest = export(setup, state, workdir)
             progress.note(f"exported {os.path.join(workdir, 'component')} ({digest[:12]})")
         if first:
@@ -288,8 +303,6 @@ def train(config: ConfigDict, workdir: str) -> int:
     checkpoints.close()
     if hasattr(iterator, "close"):
         iterator.close()
-    if first:
-        lock.close()
     processes.wait("end")
     return cli.STOPPED if stop.received else 0
 
@@ -301,6 +314,8 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_bool(
             "dry_run", False, "print parameters, memory and FLOPs; touch no data", flag_values=values
         )
+        older = "if the newest checkpoint can't be read, set it aside and go on from the one before"
+        flags.DEFINE_bool("allow_older_checkpoint", False, older, flag_values=values)
         dry_run.define(values)
         processes.define(values)
 
@@ -308,8 +323,10 @@ def main(argv: list[str]) -> int:
     config = cli.required(values, "config")
     processes.join(values)
     if values.dry_run:
+        if values.devices:
+            dry_run.use_devices(values.devices)
         return dry_run.report(config, dry_run.Hardware.of(values))
-    return train(config, cli.required(values, "workdir"))
+    return train(config, cli.required(values, "workdir"), values.allow_older_checkpoint)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rcg import json_files
 from rcg.errors import UserError
 
 Specs = Mapping[str, tuple[tuple[int, ...], Any]]  # name -> (shape of a row, dtype)
@@ -43,8 +44,7 @@ def open_arrays(
     if not os.path.exists(path):
         raise UserError(f"{folder} holds no {what} of the split {split}; {AGAIN}")
     try:
-        with open(path, encoding="utf-8") as f:
-            found = json.load(f)
+        found = json_files.read(path, AGAIN)
         specs, about = found["arrays"], found["of"]
         held = {name: np.load(_array(folder, split, name), mmap_mode="r") for name in specs}
     except (OSError, ValueError, KeyError, TypeError) as error:

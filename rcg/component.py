@@ -20,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from rcg import json_files
 from rcg.errors import UserError
 
 FORMAT = 1
@@ -115,8 +116,11 @@ def describe(path: str, kind: str | None = None) -> Component:
     if not os.path.isfile(about_path):
         raise UserError(f"no component at {path} (it has no component.json); train or convert one first")
     try:
-        with open(about_path) as f:
-            about = json.load(f)
+        about = json_files.read(about_path, "export it again")
+        kinds = {"format": int, "kind": str, "architecture": dict, "provenance": dict, "content_hash": str}
+        for name, wanted in kinds.items():
+            if not isinstance(about[name], wanted):
+                raise TypeError(f"{name} is {str(about[name])[:60]}")
         if about["format"] > FORMAT:
             raise UserError(
                 f"{path} has component format {about['format']}, this version reads up to {FORMAT}; "

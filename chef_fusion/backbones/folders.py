@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rcg import weight_files
+from rcg import json_files, weight_files
 from rcg.errors import UserError
 
 # what a folder may call its weights, best first: safetensors needs no PyTorch
@@ -81,16 +81,9 @@ class Renamed(Mapping):
 
 def read_json(path: str) -> dict[str, Any]:
     """Raises UserError: not there, or no JSON object."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            held = json.load(f)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}; is this the folder of a published model?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} can't be read ({error}); download it again") from error
-    if not isinstance(held, dict):
-        raise UserError(f"{path} holds no JSON object; download it again")
-    return held
+    if not os.path.exists(path):
+        raise UserError(f"no file {path}; is this the folder of a published model?")
+    return json_files.read(path, "download it again")
 
 
 def open_weights(folder: str) -> Weights:

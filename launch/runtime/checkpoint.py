@@ -1,18 +1,35 @@
 """Orbax checkpoints of a run: written whole or not at all, and never silently skipped over.
 
 A checkpoint holds all that decides the next step: the train state, the data iterator's position, the
-count of bad records and the config.
+count of bad records and the config. Once it is on disk, its files' checksums are written beside them.
 """
 
+import hashlib
+import json
 import os
+import threading
 from typing import Any
 
 import orbax.checkpoint as ocp
 
+from launch.runtime import processes
 from launch.runtime.cli import RunError
 from launch.runtime.step import TrainState
 
 ITEMS = ("state", "progress", "config")
+CHECKSUMS = "checksums.json"
+
+
+def checksums(folder: str) -> dict[str, str]:
+    """SHA-256 of each file below `folder`, by its path in it."""
+    found = {}
+    for place, _, names in os.walk(folder):
+        for name in names:
+            path = os.path.join(place, name)
+            if not name.startswith(CHECKSUMS):
+                with open(path, "rb") as f:
+                    found[os.path.relpath(path, folder)] = hashlib.file_digest(f, "sha256").hexdigest()
+    return found
 
 
 class Checkpoints:
@@ -24,6 +41,8 @@ class Checkpoints:
             max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
         )
         self._manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
+        self._unsealed: int | None = None  # the step whose checksums are still to be written
+        self._sealing: threading.Thread | None = None
 
     def latest(self) -> int | None:
         """The newest step there is; None before the first save."""
@@ -34,6 +53,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         try:
+            self._manager.wait_until_finished()
+            self._seal()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -47,6 +68,58 @@ class Checkpoints:
                 f"checkpoint {step} could not be written to {self.folder}: {error}; the ones before it "
                 "are untouched: make room and run the same command again"
             ) from error
+        self._unsealed = step
+
+    def _seal(self) -> None:
+        """Starts writing the checksums of the checkpoint that is on disk now."""
+        step, self._unsealed = self._unsealed, None
+        if self._sealing is not None:
+            self._sealing.join()
+        if step is not None and processes.first():
+            self._sealing = threading.Thread(target=self._write_checksums, args=(step,))
+            self._sealing.start()
+
+    def _write_checksums(self, step: int) -> None:
+        folder = os.path.join(self.folder, str(step))
+        try:
+            path, found = os.path.join(folder, CHECKSUMS), checksums(folder)
+            with open(path + ".incomplete", "w") as f:
+                json.dump(found, f, indent=2)
+            os.replace(path + ".incomplete", path)
+        except OSError:
+            pass  # it was removed in the meantime, or the disk is full: a checkpoint without them counts
+
+    def damage(self, step: int) -> str:
+        """What is wrong with a checkpoint's files, by their checksums; "" if nothing, or none are there."""
+        folder = os.path.join(self.folder, str(step))
+        path = os.path.join(folder, CHECKSUMS)
+        if not os.path.exists(path):
+            return ""
+        try:
+            with open(path) as f:
+                wanted = json.load(f)
+            found = checksums(folder)
+        except (OSError, ValueError) as error:
+            return f"{path}: {error}"
+        for name, digest in wanted.items():
+            if name not in found:
+                return f"its file {name} is missing"
+            if found[name] != digest:
+                return f"its file {name} is not what was written"
+        return ""
+
+    def is_oldest(self, step: int) -> bool:
+        return step == min(self._manager.all_steps())
+
+    def set_aside(self, step: int) -> str:
+        """Renames a damaged checkpoint, so that the one before is the newest; returns its new path."""
+        path = os.path.join(self.folder, str(step))
+        kept = os.path.join(self.folder, f"damaged.{step}")
+        if processes.first():
+            os.rename(path, kept)
+        processes.wait("set aside")
+        self._manager.reload()
+        return kept
 
     def restore(self, step: int, abstract: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state at `step`, placed as `abstract` says, and the data's progress.
@@ -54,7 +127,11 @@ class Checkpoints:
         Raises:
           RunError: it can't be read. Never falls back to an older one or to a fresh start.
         """
+        damage = self.damage(step) if processes.first() else ""
+        damage = next(filter(None, processes.gather(damage)), "")
         try:
+            if damage:
+                raise ValueError(damage)
             items = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -66,7 +143,7 @@ class Checkpoints:
             raise RunError(
                 f"checkpoint {os.path.join(self.folder, str(step))} can't be read "
                 f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); nothing was changed. "
-                "Put it back, or move it away to go on from the one before"
+                "Put it back; or go on from the one before: --allow_older_checkpoint"
             ) from error
 
     def wait(self) -> None:
@@ -79,6 +156,9 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             raise RunError(f"a checkpoint could not be written to {self.folder}: {error}") from error
+        self._seal()
+        if self._sealing is not None:
+            self._sealing.join()
 
     def close(self) -> None:
         self._manager.close()

@@ -101,7 +101,7 @@ class Gatherer:
           partial: file for the sums so far; a run that finds one of the same images goes on from there.
         """
         data = image_fields("the images", image_size=image_size or own_size(source))
-        # each process reads every n-th record; all then hold everything
+        # each process reads its rows of a batch; all then hold everything
         processes, index = jax.process_count(), jax.process_index()
         share, shard = self.batch_size // processes, {"shard_index": index, "shard_count": processes}
         batches = image_batches(source, data, split="eval", batch_size=share, seed=0, **shard)
@@ -116,7 +116,7 @@ class Gatherer:
         sharding = meshes.batch_sharding(self.mesh)
         with Progress(total, self.batch_size, step) as progress:
             for batch in iterator:
-                read = index + processes * (step * share + np.arange(share, dtype=np.int32))
+                read = (step * processes + index) * share + np.arange(share, dtype=np.int32)
                 about = {"image": batch["image"], "mask": batch["mask"], "record": read}
                 placed = meshes.place_batch(about, sharding)
                 found, logits = self.program(self.component.variables, placed["image"])

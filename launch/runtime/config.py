@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from launch.runtime import registry
 from launch.runtime.mesh import mesh_shape
+from rcg import json_files
 from rcg.errors import UserError
 from rcg.layers import REMAT_POLICIES
 
@@ -106,11 +107,7 @@ def save_or_compare(config: ConfigDict, workdir: str, write: bool = True) -> Non
     path = os.path.join(workdir, "config.json")
     new = flatten(config.to_dict())
     if os.path.exists(path):
-        try:
-            with open(path) as f:
-                old = flatten(json.load(f))
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}); put it back or use another --workdir") from error
+        old = flatten(json_files.read(path, "put it back or use another --workdir"))
         differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
         # a field that the run's version did not have is off in it
         differing = [k for k in differing if k in old or new[k] not in ("", 0, None)]

@@ -5,6 +5,7 @@ also says whether the run fits, and how long a step takes at best.
 """
 
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ from absl import flags
 from clu import parameter_overview
 from ml_collections import ConfigDict
 
+from launch.runtime import collectives
 from launch.runtime.config import validate
 from launch.runtime.mesh import path_name
 from launch.runtime.setup import prepare
@@ -38,11 +40,12 @@ class Hardware:
     memory_gib: float = 0.0
     tflops: float = 0.0
     bandwidth_gbs: float = 0.0
+    link_gbs: float = 0.0
     hosts: int = 1
 
     @classmethod
     def of(cls, values: flags.FlagValues) -> "Hardware":
-        return cls(values.device_gib, values.device_tflops, values.device_gbs, values.hosts)
+        return cls(values.device_gib, values.device_tflops, values.device_gbs, values.link_gbs, values.hosts)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -51,8 +54,20 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("device_gib", 0.0, "dry run: memory of a device", **define_in)
     flags.DEFINE_float("device_tflops", 0.0, "dry run: peak TFLOP/s of a device", **define_in)
     flags.DEFINE_float("device_gbs", 0.0, "dry run: memory bandwidth of a device, GB/s", **define_in)
+    link = "dry run: what a device sends to the others, GB/s"
+    flags.DEFINE_float("link_gbs", 0.0, link, **define_in)
+    devices = "dry run: plan for so many devices, whatever there are here; 0: those that there are"
+    flags.DEFINE_integer("devices", 0, devices, lower_bound=0, flag_values=values)
     hosts = "dry run: hosts that the devices are spread over"
     flags.DEFINE_integer("hosts", 1, hosts, lower_bound=1, flag_values=values)
+
+
+def use_devices(count: int) -> None:
+    """Makes the CPU look like so many devices, before anything touches one."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    flags_given = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags_given} --xla_force_host_platform_device_count={count}"
+    jax.config.update("jax_platforms", "cpu")
 
 
 def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa: B008
@@ -99,6 +114,10 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
     if setup.experiment.flops_per_example:
         flops = setup.experiment.flops_per_example * config.batch_size / setup.mesh.size
         print(f"FLOPs per step and device {flops:.3e} by formula")
+    sent = collectives.collective_bytes(compiled.as_text())
+    told = ", ".join(f"{kind} {_gib(size)}" for kind, size in sorted(sent.items()) if size)
+    total_sent = sum(sent.values())
+    print(f"between devices, per step and device {_gib(total_sent)}{f' ({told})' if told else ''}")
     held = sum(bytes_per_device(tree) for name, tree in parts.items() if name != "batch")
     _print_hosts(setup.frozen_abstract, setup.mesh.size, held, hardware.hosts)
     if hardware.memory_gib:
@@ -113,6 +132,8 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
             if hardware.bandwidth_gbs
             else 0.0,
         }
+        if hardware.link_gbs:
+            times[f"{hardware.link_gbs:g} GB/s between devices"] = total_sent / (hardware.link_gbs * 1e9)
         for limit, seconds in times.items():
             if seconds:
                 print(f"a step at {limit}: {seconds * 1e3:.1f} ms at best")

@@ -28,6 +28,7 @@ SOURCES = {
     "folder": "rcg.data:open_source",
     "parquet": "rcg.data:open_source",
     "tfds": "rcg.data:open_source",
+    "array_record": "rcg.data:open_source",
     "kitchen": "chef_fusion.kitchen:open_source",
     "recipe1m": "chef_fusion.data:open_recipes",
     "recipe_tsv": "chef_fusion.data:open_recipes",

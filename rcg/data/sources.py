@@ -66,7 +66,12 @@ def open_source(data: ConfigDict, split: str) -> Source:
         return ImageFolder(path, split)
     if data.source == "parquet":
         return ParquetImages(path, split, data.image_column, data.label_column)
-    raise UserError(f'config.data.source = "{data.source}" is unknown; there are: folder, parquet, tfds')
+    if data.source == "array_record":
+        from rcg.data.array_records import ArrayRecordImages
+
+        return ArrayRecordImages(path, split)
+    known = "folder, parquet, tfds, array_record"
+    raise UserError(f'config.data.source = "{data.source}" is unknown; there are: {known}')
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -245,7 +250,19 @@ class ParquetImages:
         try:
             return pq.ParquetFile(file, memory_map=True)
         except (pa.ArrowException, OSError) as error:
-            raise UserError(f"{file} can't be read as Parquet: {error}") from error
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{file} can't be read as Parquet: {reason}") from error
+
+    def _whole_column(self, file: str, column: str) -> Any:
+        import pyarrow as pa
+
+        try:
+            return self._open(file).read([column]).column(0)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f'{file}: column "{column}" can\'t be read ({reason}); download it again'
+            ) from error
 
     def _check_columns(self, file: str, schema: Any, label_column: str) -> None:
         import pyarrow.types as types
@@ -276,7 +293,7 @@ class ParquetImages:
             return ("all",), np.zeros(len(self), np.int32)
         schema = self._open(self._files[0]).schema_arrow
         values = pa.chunked_array(
-            [c for file in self._files for c in self._open(file).read([column]).column(0).chunks],
+            [c for file in self._files for c in self._whole_column(file, column).chunks],
             schema.field(column).type,
         )
         if values.null_count:
@@ -293,7 +310,7 @@ class ParquetImages:
         for file in set(all_files) - set(self._files):
             parquet = self._open(file)
             if column in parquet.schema_arrow.names:
-                names |= set(parquet.read([column]).column(0).unique().to_pylist()) - {None}
+                names |= set(self._whole_column(file, column).unique().to_pylist()) - {None}
         ordered = sorted(names)
         number = {name: i for i, name in enumerate(ordered)}
         return tuple(ordered), np.array([number[v] for v in values.to_pylist()], np.int32)
@@ -321,8 +338,9 @@ class ParquetImages:
                 file, number = self._groups[group]
                 try:
                     table = self._open(file).read_row_group(number, [self._image_column])
-                except (pa.ArrowException, UserError) as error:
-                    raise DecodeError(f"{file}, row group {number}: {error}") from error
+                except (pa.ArrowException, OSError, UserError) as error:
+                    reason = " ".join(str(error).split())[:200]
+                    raise DecodeError(f"{file}, row group {number}: {reason}") from error
                 self._cache[group] = table.column(0)
                 while len(self._cache) > 1 and sum(c.nbytes for c in self._cache.values()) > self._budget:
                     self._cache.popitem(last=False)

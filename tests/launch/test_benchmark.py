@@ -154,3 +154,18 @@ def test_food_cases_against_the_libraries():
         assert case["ratio"]["median"] > 0 and case["flops"] > 0, name
     assert results["cases"]["opt_decode"]["examples"] == 2 * 64
     assert results["transformers"] and results["torch"]
+
+
+def test_reading_is_measured(tmp_path, monkeypatch, capsys):
+    argv = [
+        "benchmark",
+        "--config=configs/rcg/vqgan.py:runlocal",
+        "--records=300",
+        f"--out={tmp_path / 'r.json'}",
+    ]
+    argv += ["--config.data.source=kitchen", "--config.data.num_records=64", "--config.batch_size=16"]
+    monkeypatch.setattr("sys.argv", argv)
+    assert benchmark.main(argv) == 0
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert found["records"] == 288 and found["records_per_second"] > found["records_per_second_and_core"] / 2
+    assert "records in" in capsys.readouterr().out

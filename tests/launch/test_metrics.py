@@ -2,6 +2,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -63,6 +64,7 @@ def test_tensorboard_reads_the_events(tmp_path):
     writer.write_texts(2, {"caption": "a *dish*"})
     writer.write_hparams({"learning_rate": 0.1, "name": "x", "dims": (1, 2)})
     writer.close()
+    time.sleep(1.1)  # TensorBoard orders files by the second they were begun in
     resumed = MetricWriter(str(tmp_path))
     resumed.rewind(2)
     resumed.write_scalars(3, {"loss": 9.0})

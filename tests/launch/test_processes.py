@@ -29,6 +29,7 @@ def photos(tmp_path_factory) -> Path:
         pixels = rng.integers(0, 255, (6, 7, 3), np.uint8)
         Image.fromarray(pixels).resize((44, 38), Image.BICUBIC).save(path)
     (folder / "train" / "class0" / "broken.png").write_bytes(b"\x89PNG not really")
+    tiny_chain.build(folder.parent / "chain", only=("encoder",))
     return folder
 
 
@@ -38,6 +39,10 @@ def command(photos: Path, workdir: Path, total_steps: int) -> list[str]:
         "data.source": "folder",
         "data.path": photos,
         "data.augment": "random_crop_flip",
+        "data.image_size": 16,
+        "components.encoder": photos.parent / "chain/encoder/component",
+        "model.channels": tiny_chain.REP,
+        "method.rdm_steps": 2,
         "data.max_bad_fraction": 0.1,
         "batch_size": 8,
         "total_steps": total_steps,
@@ -48,7 +53,7 @@ def command(photos: Path, workdir: Path, total_steps: int) -> list[str]:
         "compilation_cache": photos.parent / "cache",
     }
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
-    return ["--config=configs/rcg/moco_v3.py:runlocal", f"--workdir={workdir}", *flags]
+    return ["--config=configs/rcg/rdm.py:runlocal", f"--workdir={workdir}", *flags]
 
 
 def metrics(workdir: Path) -> list[dict[str, float]]:

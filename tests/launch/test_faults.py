@@ -1,0 +1,226 @@
+"""What can go wrong with a run, done to it: nothing is lost, and nothing is silently different."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from configs.rcg import rdm as rdm_config
+from launch import train as trainer
+from launch.runtime import checkpoint, cli
+from launch.runtime.progress import Progress
+from launch.train import train
+from rcg.errors import UserError
+from tests.launch.several import ROOT
+from tests.rcg import tiny_chain
+
+STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    return tiny_chain.build(tmp_path_factory.mktemp("chain"), only=("encoder",))
+
+
+def config(chain, **fields):
+    c = rdm_config.get_config("runlocal")
+    c.data.update(source="kitchen", image_size=16, num_records=64, augment="random_crop_flip", resize=20)
+    c.components.encoder = str(chain / "encoder/component")
+    c.model.channels = tiny_chain.REP
+    c.model.update(width=16, bottleneck=16, depth=1)
+    c.method.update(eval_samples=16, rdm_steps=2)
+    c.batch_size, c.total_steps, c.log_steps, c.checkpoint_steps = 16, STEPS, 1, 2
+    c.evaluate_steps, c.panel_steps, c.keep_checkpoints = 4, 4, 3
+    c.compilation_cache = str(chain / "cache")
+    c.update_from_flattened_dict(fields)
+    return c
+
+
+def outcome(workdir):
+    """The network's hash and all metrics."""
+    about = json.loads((workdir / "component/component.json").read_text())
+    return about["content_hash"], (workdir / "metrics/metrics.jsonl").read_text()
+
+
+@pytest.fixture(scope="module")
+def straight(chain, tmp_path_factory):
+    """How a run ends that nothing happens to."""
+    workdir = tmp_path_factory.mktemp("straight") / "run"
+    assert train(config(chain), str(workdir)) == 0
+    return outcome(workdir)
+
+
+@pytest.mark.parametrize("during", ["evaluate", "draw_panels", "mean_metrics", "save"])
+def test_sigterm_while(during, chain, straight, tmp_path, monkeypatch):
+    """It is heard while the run measures, draws, waits for a step and saves; what was begun is finished."""
+    where = checkpoint.Checkpoints if during == "save" else trainer
+    whole, calls = getattr(where, during), []
+
+    def interrupted(*args, **kwargs):
+        if not calls:
+            os.kill(os.getpid(), signal.SIGTERM)
+        calls.append(during)
+        return whole(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, during, interrupted)
+        assert train(config(chain), str(tmp_path / "run")) == cli.STOPPED
+    assert not (tmp_path / "run/component").exists()
+    assert train(config(chain), str(tmp_path / "run")) == 0
+    assert outcome(tmp_path / "run") == straight
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip_a_bit(path):
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 1
+    path.write_bytes(held)
+
+
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, os.remove])
+def test_a_damaged_checkpoint_is_named_and_passed_over_only_when_told(
+    damage, chain, straight, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    monkeypatch.setattr(trainer, "export", lambda *_: exec("raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        train(config(chain), str(workdir))
+    monkeypatch.undo()
+    newest = workdir / "checkpoints" / str(STEPS)
+    largest = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    damage(largest)
+    with pytest.raises(cli.RunError) as caught:
+        train(config(chain), str(workdir))
+    assert str(newest) in str(caught.value) and "--allow_older_checkpoint" in str(caught.value)
+    assert str(largest.relative_to(newest)) in str(caught.value)
+    assert newest.is_dir() and not (workdir / "component").exists()
+    assert train(config(chain), str(workdir), allow_older=True) == 0
+    assert (workdir / f"checkpoints/damaged.{STEPS}").is_dir()
+    assert outcome(workdir) == straight
+
+
+def test_without_a_whole_checkpoint_there_is_no_fresh_start(chain, tmp_path):
+    workdir = tmp_path / "run"
+    short = config(chain, total_steps=2)
+    assert train(short, str(workdir)) == 0
+    shutil.rmtree(workdir / "component")
+    for path in (workdir / "checkpoints/2/state").rglob("*"):
+        if path.is_file():
+            truncate(path)
+    for allow_older in (False, True):
+        with pytest.raises(cli.RunError, match="can't be read"):
+            train(short, str(workdir), allow_older=allow_older)
+
+
+def test_a_save_that_was_cut_off_is_none(chain, straight, tmp_path, monkeypatch):
+    """A folder that a kill left half written is not taken for a checkpoint."""
+    workdir = tmp_path / "run"
+    assert train(config(chain, total_steps=6), str(workdir)) == 0
+    half = workdir / "checkpoints/8.orbax-checkpoint-tmp"
+    shutil.copytree(workdir / "checkpoints/6", half)
+    shutil.rmtree(half / "progress")
+    shutil.rmtree(workdir / "component")
+    assert train(config(chain), str(workdir)) == 0
+    assert outcome(workdir) == straight
+
+
+def test_a_full_disk(chain, straight, tmp_path):
+    """The save that finds no room ends the run in one line; the ones before it stay; with room it goes on."""
+    place = tmp_path / "small"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"no file system of limited size can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        workdir = place / "run"
+        assert train(config(chain, total_steps=6), str(workdir)) == 0
+        shutil.rmtree(workdir / "component")
+        ballast = place / "ballast"
+        with open(ballast, "wb") as f:
+            room = shutil.disk_usage(place).free - 8192
+            f.write(b"\0" * room)
+        with pytest.raises((cli.RunError, UserError)) as caught:
+            train(config(chain), str(workdir))
+        assert "No space left" in str(caught.value) or "RESOURCE_EXHAUSTED" in str(caught.value)
+        assert (workdir / "checkpoints/6").is_dir() and not (workdir / "component").exists()
+        ballast.unlink()
+        subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
+        assert train(config(chain), str(workdir)) == 0
+        assert outcome(workdir) == straight
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_folder_that_can_not_be_written(chain, tmp_path):
+    place = tmp_path / "fixed"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"nothing can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        with pytest.raises(UserError, match=r"can't write to --workdir .*Read-only file system"):
+            train(config(chain), str(place / "run"))
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_another_number_of_data_workers_is_refused(chain, tmp_path):
+    """Their records come in another order."""
+    workdir = str(tmp_path / "run")
+    assert train(config(chain, total_steps=2), workdir) == 0
+    with pytest.raises(UserError, match=r"data.workers: 0 -> 2"):
+        train(config(chain, **{"data.workers": 2}), workdir)
+
+
+def test_a_clock_that_jumps_changes_no_rate(monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: random.uniform(0, 4e9))
+    with Progress(10, 4, silent=True) as progress:
+        for step in range(1, 11):
+            time.sleep(0.002)
+            progress.step(step, {"loss": 1.0})
+        assert 20 < progress.rates()["steps_per_second"] < 500
+
+
+RUN = """
+import sys
+from pathlib import Path
+from launch.train import train
+from tests.launch.test_faults import config
+sys.exit(train(config(Path(sys.argv[1])), sys.argv[2]))
+"""
+
+
+def test_killed_over_and_over(chain, straight, tmp_path):
+    """kill -9 at random moments, KILLS times (50 take a quarter of an hour): the end is the same."""
+    kills = int(os.environ.get("KILLS", 0))
+    if not kills:
+        pytest.skip("set KILLS=50 to kill a run so many times")
+    draw, workdir = random.Random(0), tmp_path / "run"
+    command = [sys.executable, "-c", RUN, str(chain), str(workdir)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed, longest = 0, 1.0
+    while killed < kills:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+        started = time.monotonic()
+        try:
+            process.wait(timeout=draw.uniform(0, longest))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += 1
+            continue
+        assert process.returncode == 0, process.stderr.read().decode()[-2000:]
+        longest = time.monotonic() - started
+        assert outcome(workdir) == straight
+        shutil.rmtree(workdir)  # done: once more from the start
+    process = subprocess.run(command, cwd=ROOT, env=environment)
+    assert process.returncode == 0 and outcome(workdir) == straight
