@@ -1,5 +1,6 @@
 """What can go wrong with a run, done to it: nothing is lost, and nothing is silently different."""
 
+import contextlib
 import json
 import os
 import random
@@ -133,14 +134,22 @@ def test_a_save_that_was_cut_off_is_none(chain, straight, tmp_path, monkeypatch)
     assert outcome(workdir) == straight
 
 
+@contextlib.contextmanager
+def mounted(place, options):
+    """A file system of its own, in memory; skips the test where none can be mounted."""
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", place], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"nothing can be mounted here: {made.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
 def test_a_full_disk(chain, straight, tmp_path):
     """The save that finds no room ends the run in one line; the ones before it stay; with room it goes on."""
-    place = tmp_path / "small"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"no file system of limited size can be mounted here: {made.stderr.decode().strip()}")
-    try:
+    with mounted(tmp_path / "small", "size=3m") as place:
         workdir = place / "run"
         assert train(config(chain, total_steps=6), str(workdir)) == 0
         shutil.rmtree(workdir / "component")
@@ -156,21 +165,12 @@ def test_a_full_disk(chain, straight, tmp_path):
         subprocess.run(["mount", "-o", "remount,size=64m", place], check=True)
         assert train(config(chain), str(workdir)) == 0
         assert outcome(workdir) == straight
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_a_folder_that_can_not_be_written(chain, tmp_path):
-    place = tmp_path / "fixed"
-    place.mkdir()
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"nothing can be mounted here: {made.stderr.decode().strip()}")
-    try:
+    with mounted(tmp_path / "fixed", "ro") as place:
         with pytest.raises(UserError, match=r"can't write to --workdir .*Read-only file system"):
             train(config(chain), str(place / "run"))
-    finally:
-        subprocess.run(["umount", "-l", place], check=True)
 
 
 def test_another_number_of_data_workers_is_refused(chain, tmp_path):

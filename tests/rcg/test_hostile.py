@@ -212,6 +212,14 @@ def test_recipe1m(tmp_path_factory, given_data, which):
         one_line(error)
 
 
+def read_all(source) -> None:
+    for i in range(len(source)):
+        try:
+            decode(source[i]["image"])
+        except DecodeError as error:
+            one_line(error)
+
+
 @fuzz
 @given(st.data())
 def test_parquet(tmp_path_factory, given_data):
@@ -222,12 +230,7 @@ def test_parquet(tmp_path_factory, given_data):
     pq.write_table(pa.table({"image": [PICTURES["PNG"]] * 4, "label": [0, 1, 0, 1]}), path)
     path.write_bytes(given_data.draw(damaged(path.read_bytes())))
     try:
-        found = ParquetImages(str(path))
-        for i in range(len(found)):
-            try:
-                decode(found[i]["image"])
-            except DecodeError as error:
-                one_line(error)
+        read_all(ParquetImages(str(path)))
     except UserError as error:
         one_line(error)
 
@@ -240,11 +243,6 @@ def test_array_records(tmp_path_factory, given_data):
     path = folder / "train-00000-of-00001.array_record"
     path.write_bytes(given_data.draw(damaged(path.read_bytes())))
     try:
-        found = array_records.ArrayRecordImages(str(folder), "train")
-        for i in range(len(found)):
-            try:
-                decode(found[i]["image"])
-            except DecodeError as error:
-                one_line(error)
+        read_all(array_records.ArrayRecordImages(str(folder), "train"))
     except UserError as error:
         one_line(error)
