@@ -34,6 +34,14 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+LONG = ("test_pipeline.py", "test_step.py", "test_processes.py", "test_resume.py", "test_joints.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first: begun last, one worker would wait for the other."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and recorded vectors beside the checkout."""

@@ -177,7 +177,7 @@ def test_folders_that_are_none(tiny_opt, tmp_path):
     with pytest.raises(UserError, match="holds no weights"):
         published.read("opt", str(tmp_path / "a"))
     (tmp_path / "a" / "config.json").write_text("{" * 100)
-    with pytest.raises(UserError, match=r"config.json can't be read"):
+    with pytest.raises(UserError, match=r"config.json is damaged .*download it again"):
         published.read("opt", str(tmp_path / "a"))
     (tmp_path / "a" / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "../other.safetensors"}})

@@ -1,6 +1,7 @@
 """The paper's settings (Tables 9 and 10, appendix A) at full size: what a run would take, without a run."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from launch.runtime import cli, dry_run, planned
+from launch.runtime.setup import prepare
 from rcg import component, published
 from rcg.component import Component
 from rcg.errors import UserError
@@ -84,3 +86,31 @@ def test_a_run_over_networks_that_are_not_there():
 def test_an_unknown_plan():
     with pytest.raises(UserError, match='"plan:opt/7b" is unknown; there are: plan:'):
         planned.describe("plan:opt/7b")
+
+
+@pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
+def test_what_is_said_to_be_held_is_what_the_compiled_step_takes(mesh, components):
+    """Within a tenth, at a middling size, however it is split."""
+    config = cli.read_config("configs/rcg/rdm.py:variant=base")
+    config.components.encoder = str(components / "encoder")
+    config.model.update(width=512, bottleneck=512, depth=4)
+    config.mesh.update(dict(zip(("data", "fsdp", "tensor"), mesh, strict=True)))
+    setup = prepare(config)
+    said = sum(
+        dry_run.bytes_per_device(tree)
+        for tree in (setup.abstract, setup.frozen_abstract, setup.batch_abstract)
+    )
+    taken = setup.compile_step({"xla_backend_optimization_level": 0}).memory_analysis()
+    print(f"mesh {mesh}: {said:,} bytes said, {taken.argument_size_in_bytes:,} taken")
+    assert said == pytest.approx(taken.argument_size_in_bytes, rel=0.1)
+
+
+def test_a_plan_for_devices_that_are_not_here(components):
+    flags = [f"--config.components.encoder={components / 'encoder'}", "--config.mesh.data=4"]
+    flags += ["--config.mesh.fsdp=4", "--devices=16", "--device_tflops=900", "--link_gbs=100"]
+    command = [sys.executable, "-m", "launch.train", "--config=configs/rcg/rdm.py:variant=base", "--dry_run"]
+    done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "'data': 4, 'fsdp': 4" in done.stdout
+    sent = re.search(r"between devices, per step and device .*all-reduce", done.stdout)
+    assert sent and "100 GB/s between devices" in done.stdout

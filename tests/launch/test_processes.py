@@ -88,14 +88,15 @@ def alone(photos, tmp_path_factory) -> Path:
 
 
 def test_several_processes_train_as_one(photos, alone, tmp_path):
-    """Two of them in one go; and four that go on with what two have begun."""
+    """Two of them in one go; and four, on another mesh, that go on with what two have begun."""
     workdir = tmp_path / "run"
     said = run("launch.train", 2, 4, *command(photos, workdir, 12))
     assert "exported" in said[0] and not any("exported" in text or "%" in text for text in said[1:])
     same_end(workdir, alone)
     shutil.rmtree(workdir / "checkpoints" / "12")
     shutil.rmtree(workdir / "component")
-    said = run("launch.train", 4, 2, *command(photos, workdir, 12))
+    other_mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=4")
+    said = run("launch.train", 4, 2, *command(photos, workdir, 12), *other_mesh)
     assert "resumed" in said[0] and "at step 10" in said[0]
     same_end(workdir, alone)
     assert len(list((workdir / "metrics").glob("events*"))) == 2  # of each start one

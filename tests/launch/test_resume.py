@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = 240
+STEPS = 160
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +100,11 @@ def test_killed_and_resumed_equals_uninterrupted(photos, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
     argv = command(photos, broken)
-    assert interrupt(argv, broken, signal.SIGKILL, 5) == -signal.SIGKILL
-    assert interrupt(argv, broken, signal.SIGTERM, 9) == 143
+    assert interrupt(argv, broken, signal.SIGKILL, 4) == -signal.SIGKILL
+    assert interrupt(argv, broken, signal.SIGTERM, 7) == 143
     saved = max(int(p.name) for p in (broken / "checkpoints").iterdir() if p.name.isdigit())
-    assert saved >= 90, "SIGTERM saves where it stands"
-    assert interrupt(argv, broken, signal.SIGKILL, 15) == -signal.SIGKILL
+    assert saved >= 70, "SIGTERM saves where it stands"
+    assert interrupt(argv, broken, signal.SIGKILL, 11) == -signal.SIGKILL
     done = run(argv)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "resumed" in done.stderr
