@@ -110,6 +110,8 @@ def write(
         )
         for name, (shape, dtype) in specs.items()
     }
+    for name in specs:
+        _reserve(staging[name])
     for first in range(done, rows, batch_size):
         numbers = range(first, min(first + batch_size, rows))
         for name, made in compute(numbers).items():
@@ -131,6 +133,17 @@ def write(
     _write_json(path, {"of": dict(wanted), "arrays": arrays})
     if os.path.exists(state):
         os.remove(state)
+
+
+def _reserve(path: str) -> None:
+    """Takes all the room of a mapped file: to run out of it later would be a signal, not an error."""
+    try:
+        with open(path, "r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
+    except OSError as error:
+        size = os.path.getsize(path)
+        os.remove(path)
+        raise UserError(f"no room for {size / 1e6:.0f} MB in {path} ({error.strerror}); make some") from error
 
 
 def _digest(path: str) -> str:

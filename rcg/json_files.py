@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections import Counter
 from typing import Any
 
 from rcg.errors import UserError
@@ -17,8 +18,8 @@ class NotJSON(ValueError):
 def _whole(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise NotJSON(f'"{next(n for n in names if names.count(n) > 1)[:60]}" is in it twice')
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise NotJSON(f'"{name[:60]}" is in it twice')
     return found
 
 

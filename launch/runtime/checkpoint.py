@@ -41,20 +41,23 @@ class Checkpoints:
             max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
         )
         self._manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
-        self._unsealed: int | None = None  # the step whose checksums are still to be written
-        self._sealing: threading.Thread | None = None
+        self._sealing: threading.Thread | None = None  # writes the newest one's checksums
+        self._failed = threading.Event()
 
     def latest(self) -> int | None:
         """The newest step there is; None before the first save."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, progress: dict[str, Any], config: dict[str, Any]) -> None:
-        """Starts writing in the background; returns once the arrays are copied."""
+        """Starts writing, once the one before is on disk; returns when the arrays are copied.
+
+        Raises:
+          RunError: this one, or the one before, can't be written.
+        """
         if step in self._manager.all_steps():
             return
+        self.wait()
         try:
-            self._manager.wait_until_finished()
-            self._seal()
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -63,31 +66,28 @@ class Checkpoints:
                     config=ocp.args.JsonSave(config),
                 ),
             )
-        except OSError as error:
+        except (OSError, ValueError, RuntimeError) as error:  # TensorStore has its own for a full disk
             raise RunError(
                 f"checkpoint {step} could not be written to {self.folder}: {error}; the ones before it "
                 "are untouched: make room and run the same command again"
             ) from error
-        self._unsealed = step
-
-    def _seal(self) -> None:
-        """Starts writing the checksums of the checkpoint that is on disk now."""
-        step, self._unsealed = self._unsealed, None
-        if self._sealing is not None:
-            self._sealing.join()
-        if step is not None and processes.first():
-            self._sealing = threading.Thread(target=self._write_checksums, args=(step,))
+        if processes.first():
+            self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
             self._sealing.start()
 
-    def _write_checksums(self, step: int) -> None:
+    def _seal(self, step: int) -> None:
+        """Writes the checksums of a checkpoint as soon as it is on disk, where a kill leaves them."""
         folder = os.path.join(self.folder, str(step))
+        while not os.path.isdir(folder):  # it gets its name when it is whole
+            if self._failed.wait(0.05):
+                return
         try:
             path, found = os.path.join(folder, CHECKSUMS), checksums(folder)
             with open(path + ".incomplete", "w") as f:
                 json.dump(found, f, indent=2)
             os.replace(path + ".incomplete", path)
         except OSError:
-            pass  # it was removed in the meantime, or the disk is full: a checkpoint without them counts
+            pass  # the disk is full: a checkpoint without them counts
 
     def damage(self, step: int) -> str:
         """What is wrong with a checkpoint's files, by their checksums; "" if nothing, or none are there."""
@@ -155,8 +155,8 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
+            self._failed.set()
             raise RunError(f"a checkpoint could not be written to {self.folder}: {error}") from error
-        self._seal()
         if self._sealing is not None:
             self._sealing.join()
 

@@ -18,7 +18,8 @@ from rcg.errors import UserError
 from rcg.experiment import whole
 
 # how many processes there are, and which one this is, as launchers leave it in the environment
-LAUNCHERS = (("SLURM_NTASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
+# (srun's: a batch script, which is one process, has the job's own counts too)
+LAUNCHERS = (("SLURM_STEP_NUM_TASKS", "SLURM_PROCID"), ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK"))
 HEARTBEAT_SECONDS = 30  # a process that is not heard of for so long is taken for dead
 
 

@@ -7,6 +7,7 @@ A shard is written whole or not at all, from its own records alone: any number o
 bytes, and a run that was cut off writes what is missing.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -54,19 +55,27 @@ def _write_shard(source: Source, folder: str, split: str, index: int, count: int
     path = _shard(folder, split, index, count)
     about = path + ".json"
     if os.path.exists(about) and os.path.exists(path):
-        with open(about) as f:
-            made = json.load(f)
-        if made["sha256"] == _digest(path):
-            return made
+        with contextlib.suppress(UserError):  # damaged: it is made again
+            made = json_files.read(about, "")
+            if made.get("sha256") == _digest(path):
+                return made
     first, end = (len(source) * i // count for i in (index, index + 1))
-    staging = f"{path}.incomplete"
-    writer, bad = ArrayRecordWriter(staging, OPTIONS), []
-    for number in range(first, end):
-        try:
-            writer.write(encode(source[number]))
-        except (DecodeError, OSError):
-            bad.append(source.name(number))
-    writer.close()
+    staging, bad = f"{path}.incomplete", []
+    try:
+        writer = ArrayRecordWriter(staging, OPTIONS)
+        for number in range(first, end):
+            try:
+                record = encode(source[number])
+            except (DecodeError, OSError):
+                bad.append(source.name(number))
+            else:
+                writer.write(record)
+        writer.close()
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"can't write {staging} ({reason}); make room and run the same command again"
+        ) from error
     made = {"records": end - first - len(bad), "bad": bad, "sha256": _digest(staging)}
     os.replace(staging, path)
     with open(about + ".incomplete", "w") as f:
@@ -92,14 +101,13 @@ def write(
       What `<split>.json` says.
 
     Raises:
-      UserError: shards of another source or another number are there.
+      UserError: shards of another source or another number are there, or the disk can't take them.
     """
     os.makedirs(folder, exist_ok=True)
     wanted = {"records": len(source), "shards": shards, "first": source.name(0), "split": split}
     plan = os.path.join(folder, f"{split}.plan.json")
     if os.path.exists(plan):
-        with open(plan) as f:
-            found = json.load(f)
+        found = json_files.read(plan, f"take {folder} away")
         if found != wanted:
             raise UserError(
                 f"{folder} holds shards of other records ({found}, not {wanted}); name another folder"

@@ -92,6 +92,7 @@ def test_the_same_losses(chain, tmp_path, monkeypatch):
     config.data.cache = str(tmp_path / "cache")
     monkeypatch.setattr(KitchenSource, "__getitem__", drawn_only_for_evaluation(KitchenSource.__getitem__))
     from_cache = metrics(config, tmp_path / "cached")
+    assert not (tmp_path / "images/panels").exists()  # panel_steps is -1
     for one, other in zip(on_images, from_cache, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-5), one["step"]
         assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-3)

@@ -1,5 +1,6 @@
 """Every config builds; mistakes are told before any device work, in one line."""
 
+import json
 import re
 import subprocess
 import sys
@@ -118,3 +119,14 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
             assert stage[field.split("__")[0]][field.split("__")[1]] == f"/runs/{made_by}"
         for component, made_by in config.stages[name].components.items():
             assert stage.components[component] == f"/runs/{made_by}/component"
+
+
+def test_a_field_that_an_older_version_did_not_have_is_off_in_its_runs(tmp_path):
+    save_or_compare(config(), str(tmp_path))
+    path = tmp_path / "config.json"
+    old = json.loads(path.read_text())
+    del old["optimizer"]["epoch_steps"]
+    path.write_text(json.dumps(old))
+    with pytest.raises(UserError, match="epoch_steps: None -> 5"):
+        save_or_compare(config(**{"optimizer.epoch_steps": 5}), str(tmp_path))
+    save_or_compare(config(), str(tmp_path))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from configs.rcg import rdm as rdm_config
@@ -17,6 +18,8 @@ from launch import train as trainer
 from launch.runtime import checkpoint, cli
 from launch.runtime.progress import Progress
 from launch.train import train
+from rcg import cache
+from rcg.data import ArraySource, array_records
 from rcg.errors import UserError
 from tests.launch.several import ROOT
 from tests.rcg import tiny_chain
@@ -171,6 +174,38 @@ def test_a_folder_that_can_not_be_written(chain, tmp_path):
     with mounted(tmp_path / "fixed", "ro") as place:
         with pytest.raises(UserError, match=r"can't write to --workdir .*Read-only file system"):
             train(config(chain), str(place / "run"))
+
+
+def test_a_checkpoint_has_its_checksums_as_soon_as_it_is_there(tmp_path):
+    """Not only when the next one is saved: after a kill the newest is the one that is read."""
+    checkpoints = checkpoint.Checkpoints(str(tmp_path))
+    checkpoints.save(3, {"a": np.arange(1000.0)}, {}, {})
+    deadline = time.monotonic() + 20
+    while not (tmp_path / "checkpoints/3" / checkpoint.CHECKSUMS).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert checkpoints.damage(3) == ""
+    checkpoints.close()
+
+
+def test_a_second_run_in_one_folder_is_refused(chain, straight, tmp_path):
+    workdir = tmp_path / "run"
+    with trainer.lock_workdir(str(workdir)):
+        with pytest.raises(UserError, match=f"another process is training in {workdir}"):
+            train(config(chain), str(workdir))
+    assert train(config(chain), str(workdir)) == 0
+    assert outcome(workdir) == straight
+
+
+def test_a_full_disk_while_data_are_prepared(tmp_path):
+    with mounted(tmp_path / "small", "size=1m") as place:
+        with pytest.raises(UserError, match="no room for 4 MB"):
+            spec = {"x": ((1024,), np.float32)}
+            cache.write(str(place), "train", {}, spec, 1000, lambda n: {"x": np.zeros((len(n), 1024))})
+        drawn = np.random.default_rng(0).integers(0, 255, (40, 128, 128, 3), np.uint8)
+        with pytest.raises(UserError, match="make room"):
+            array_records.write(ArraySource(drawn), str(place), "train", 1)
+        assert not (place / "train.json").exists()
 
 
 def test_another_number_of_data_workers_is_refused(chain, tmp_path):

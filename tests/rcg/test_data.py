@@ -615,3 +615,15 @@ def test_tfds_not_prepared(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(UserError, match="download_and_prepare"):
         TfdsImages("mnist", "train")
+
+
+def test_bad_records_of_several_shards_are_joined():
+    """Each shard sees its own; what was seen before they started counts once."""
+    shards = [BadRecords(numbered(100), 0.5) for _ in range(2)]
+    for shard in shards:
+        shard.restore({"seen": 50, "bad": [3]})
+    shards[0].update(np.array([0, 1]), np.array([-1, 7]))
+    shards[1].update(np.array([0, 1]), np.array([-1, 9]))
+    joined = shards[0].joined([shard.state() for shard in shards])
+    assert joined == {"seen": 50 + 3 + 3, "bad": [3, 7, 9]}
+    assert joined == shards[1].joined([shard.state() for shard in shards])

@@ -119,6 +119,7 @@ HOSTILE = {
     "huge number": '{"format": ' + "9" * 10_000 + "}",
     "infinite": '{"format": 1e999}',
     "no number": '{"format": NaN}',
+    "many, one twice": "{" + "".join(f'"{i}":0,' for i in range(300_000)) + '"0":0}',
     "twice": '{"format": 1, "format": 2}',
     "a list": "[1, 2]",
     "nothing": "",
