@@ -48,7 +48,6 @@ class Experiment:
         takes in the place of "image" where a batch has it; `encoded_by`: the components it is made by. None:
         there is nothing to compute beforehand.
       tokenizer: folder of the tokenizer that goes with the component; "" for none.
-      flops_per_example: of a training step, by formula; 0: not known.
     """
 
     kind: str
@@ -67,7 +66,6 @@ class Experiment:
     encode: Callable[[PyTree, Mapping[str, jax.Array]], dict[str, jax.Array]] | None = None
     encoded_by: tuple[str, ...] = ()
     tokenizer: str = ""
-    flops_per_example: float = 0.0
 
 
 def eval_batches(

@@ -12,6 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 Array = jax.Array
 Dtype = Any
@@ -115,7 +116,7 @@ def attend(
       q: [B, H, T, D]; k, v: [B, H, S, D].
       mask: bool, [B or 1, 1, T or 1, S]: which keys a query sees; None: all. A query that sees none gets
         their mean.
-      impl: "einsum" (plain), "mapped" (a head at a time, whose scores stay in cache: fastest on CPU),
+      impl: "einsum" (plain), "mapped" (a head at a time, whose scores stay in cache: fastest on one CPU),
         "fused" (the device's fused kernel, no dropout), or "auto". The draws of dropout are the same.
 
     Returns:
@@ -129,7 +130,8 @@ def attend(
         if backend == "gpu" and half and not drop and D % 8 == 0 and D <= 128 and T > 1:
             impl = "fused"
         else:
-            impl = "mapped" if backend == "cpu" and T > 1 else "einsum"
+            one = jax.device_count() == 1  # the heads of several devices can't be taken in turn
+            impl = "mapped" if backend == "cpu" and one and T > 1 else "einsum"
     if drop and impl == "fused":
         raise ValueError('attention dropout needs impl "einsum" or "mapped", not "fused"')
     if impl == "fused":
@@ -340,6 +342,19 @@ class Block(nn.Module):
         return x + mlp(layer_norm(1e-6, self.dtype, "norm2")(x), train)
 
 
+def over_devices(x: Array) -> Array:
+    """x with its first axis split over the batch axes of the mesh that is traced for, if there is one.
+
+    Said of what passes between layers, it makes a layer whose weights are split over "fsdp" gather those,
+    not its batch.
+    """
+    sizes = jax.sharding.get_abstract_mesh().shape
+    axes = tuple(name for name in ("data", "fsdp") if name in sizes)
+    if not axes or len(x) % int(np.prod([sizes[name] for name in axes])):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))
+
+
 REMAT_POLICIES = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -361,6 +376,12 @@ def run_layers(
     right for accelerators; unrolled (the default) spares the copy of each layer's weights, right for CPUs.
     `remat`: one of REMAT_POLICIES.
     """
+    inner = body
+
+    def body(x, layer):
+        x, out = inner(over_devices(x), layer)
+        return over_devices(x), out
+
     if REMAT_POLICIES[remat] is not None:
         body = jax.checkpoint(body, policy=REMAT_POLICIES[remat], prevent_cse=not scan)
     outs = []

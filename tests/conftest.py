@@ -3,11 +3,14 @@
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # networks are tiny here and compiled once: most of the time would go into optimising them
-QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+if version("jaxlib").startswith("0.10."):
+    QUICK += " --xla_cpu_use_fusion_emitters=false"  # the older ones, gone since, make machine code faster
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
 # A collective keeps a thread of XLA's until all devices are there. By default it has one for each device, and
 # two collectives that do not wait for each other can take them all: then none ever ends.

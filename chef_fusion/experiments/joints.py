@@ -210,34 +210,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         export=lambda params, extra: {"params": params},
         sharding_rules=chef_model.SHARDING_RULES,
         constrain=constrain if recipe.rescale_rows else None,
-        flops_per_example=flops(model, sd, length, cached),
     )
-
-
-def flops(model: chef_model.ChefFusion, sd: pipeline.StableDiffusion, length: int, cached: bool) -> float:
-    """FLOPs of a training step for one example: a multiply-add is two, a transformer layer 2 per weight and
-    token, and 4 W a pair of tokens."""
-    lm, m = model.lm.opt, model.joints.num_image_tokens
-    weights = lm.num_hidden_layers * (4 * lm.hidden_size**2 + 2 * lm.hidden_size * lm.ffn_dim)
-
-    def body(tokens: int, pairs: float) -> float:
-        return 2 * weights * tokens + 4 * lm.num_hidden_layers * lm.hidden_size * pairs
-
-    caption = length + model.joints.num_visual_tokens
-    words = length - m
-    head = 2 * (model.joints.image_first + m) * lm.word_embed_proj_dim
-    total = 2 * body(caption, caption**2 / 2)  # forward, and back to the visual tokens
-    total += body(words, words**2 / 2) + 2 * body(m, m * length)
-    total += 3 * head * caption + 2 * head * words  # computed twice; back to the states only in captioning
-    for tower, tokens in (
-        (model.vision.vision, 1 + (model.vision.vision.image_size // model.vision.vision.patch_size) ** 2),
-        (sd.text_encoder.text, 0 if cached else sd.max_tokens),
-    ):
-        per_layer = 4 * tower.hidden_size**2 + 2 * tower.hidden_size * tower.intermediate_size
-        total += tower.num_hidden_layers * tokens * (2 * per_layer + 4 * tower.hidden_size * tokens)
-    r, queries = model.joints.hidden_dim, model.joints.num_outputs
-    mapper = model.joints.num_layers * (12 * r**2 * m + (14 * r**2) * queries + 2 * r**2 * m)
-    return total + 3 * 2 * (mapper + r * (m * lm.word_embed_proj_dim + queries * model.joints.out_dim))
 
 
 def rcg_painting(method: ConfigDict) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def _full(c: ConfigDict) -> None:
     settings(
         c,
         lm={
-            "total_steps": 1600,
+            "total_steps": 4000,
             "log_steps": 20,
             "model__hidden_size": 256,
             "model__ffn_dim": 1024,
@@ -67,7 +67,7 @@ def _full(c: ConfigDict) -> None:
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
         },
-        judge={"total_steps": 2500},
+        judge={"total_steps": 2500, "batch_size": 16, "model__widths": (24, 48, 96, 128)},
         vae={"total_steps": 4000, "model__block_out_channels": (24, 48, 96)},
         sd={"total_steps": 5000, "batch_size": 16},
         encoder={"total_steps": 1500},

@@ -15,8 +15,11 @@ from ml_collections import ConfigDict
 
 from launch.runtime import collectives
 from launch.runtime.config import validate
+from launch.runtime.flops import program_flops
 from launch.runtime.mesh import path_name
 from launch.runtime.setup import prepare
+
+LITTLE_MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
 
 def _gib(size: float) -> str:
@@ -63,10 +66,11 @@ def define(values: flags.FlagValues) -> None:
 
 
 def use_devices(count: int) -> None:
-    """Makes the CPU look like so many devices, before anything touches one."""
+    """Makes the CPU look like so many devices, before anything touches one, and order a program's operations
+    for little memory, as accelerators do; by itself it begins all it can at once."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     flags_given = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags_given} --xla_force_host_platform_device_count={count}"
+    os.environ["XLA_FLAGS"] = f"{flags_given} --xla_force_host_platform_device_count={count} {LITTLE_MEMORY}"
     jax.config.update("jax_platforms", "cpu")
 
 
@@ -86,7 +90,7 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
         print(f"{name:{width}} {shape!s:>20} {dtype:>9} {size:>12,}  {spec}")
     print(f"\ntrained parameters {parameter_overview.count_parameters(state.params):,}")
     for name, tree in setup.frozen_abstract.items():
-        print(f"frozen {name} {parameter_overview.count_parameters(tree):,}")
+        print(f"frozen {name} {int(parameter_overview.count_parameters(tree)):,}")
     print("\nper device")
     parts = {
         "parameters": state.params,
@@ -100,20 +104,17 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
         print(f"  {name:20} {_gib(bytes_per_device(tree)):>12}")
     # on a CPU, memory and FLOPs are settled before machine code is made: make it in haste
     in_haste = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    compiled = setup.compile_step(in_haste)
-    memory = compiled.memory_analysis()
+    traced = setup.trace_step()
+    compiled = traced.lower().compile(in_haste)
+    memory, temporaries = compiled.memory_analysis(), 0
     if memory is not None:
-        print(f"  {'temporaries (peak)':20} {_gib(memory.temp_size_in_bytes):>12}")
-        total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        temporaries = memory.temp_size_in_bytes
+        print(f"  {'temporaries (peak)':20} {_gib(temporaries):>12}")
+        total = memory.argument_size_in_bytes + temporaries
         total += memory.output_size_in_bytes - memory.alias_size_in_bytes
         print(f"  {'in all':20} {_gib(total):>12}")
-    cost = compiled.cost_analysis() or {}
-    flops = cost.get("flops", float("nan"))
-    note = " (loops and scanned stacks counted once)"
-    print(f"\nFLOPs per step and device {flops:.3e}{note}")
-    if setup.experiment.flops_per_example:
-        flops = setup.experiment.flops_per_example * config.batch_size / setup.mesh.size
-        print(f"FLOPs per step and device {flops:.3e} by formula")
+    flops = program_flops(traced.jaxpr) / setup.mesh.size
+    print(f"\nFLOPs per step and device {flops:.3e}, matrix products and convolutions")
     sent = collectives.collective_bytes(compiled.as_text())
     told = ", ".join(f"{kind} {_gib(size)}" for kind, size in sorted(sent.items()) if size)
     total_sent = sum(sent.values())
@@ -121,9 +122,10 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
     held = sum(bytes_per_device(tree) for name, tree in parts.items() if name != "batch")
     _print_hosts(setup.frozen_abstract, setup.mesh.size, held, hardware.hosts)
     if hardware.memory_gib:
-        room = hardware.memory_gib * 2**30 - held
-        says = f"{_gib(room)} left for activations" if room > 0 else f"too large by {_gib(-room)}"
-        print(f"of {hardware.memory_gib:g} GiB a device: {_gib(held)} held, {says}")
+        room = hardware.memory_gib * 2**30 - held - temporaries
+        says = f"{_gib(room)} left" if room > 0 else f"too large by {_gib(-room)}{_advice(config)}"
+        needs = f"{_gib(held)} held, {_gib(temporaries)} for a step"
+        print(f"of {hardware.memory_gib:g} GiB a device: {needs}: {says}")
     if hardware.tflops or hardware.bandwidth_gbs:
         moved = 2 * held  # everything that is held is read in the forward and the backward pass
         times = {
@@ -139,6 +141,13 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
                 print(f"a step at {limit}: {seconds * 1e3:.1f} ms at best")
         print(f"at half of that: {2 * max(times.values()):.3f} s")
     return 0
+
+
+def _advice(config: ConfigDict) -> str:
+    """What makes a step that does not fit smaller."""
+    if config.compute.remat != "full":
+        return "; try --config.compute.remat=full"
+    return "; try more devices, a larger --config.mesh.fsdp or --config.optimizer.accumulation_steps"
 
 
 def _print_hosts(frozen, devices: int, held: int, hosts: int) -> None:

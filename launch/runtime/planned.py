@@ -1,13 +1,18 @@
-"""Components that are not there yet: `plan:opt/6.7b` stands for a published network in a dry run.
+"""Components that are not there yet: `plan:opt/6.7b` stands for a published network in a dry run, and
+`plan:configs/rcg/moco_v3.py:variant=large` for the one that a config would train.
 
 Their shapes are known, so parameters, memory and FLOPs of a run over them can be told before anything is
 downloaded or converted.
 """
 
 import dataclasses
+import os
+
+import jax
 
 from chef_fusion.backbones import clip, opt
 from chef_fusion.backbones.stable_diffusion import unet, vae
+from launch.runtime import cli, registry
 from rcg import component
 from rcg.component import Component
 from rcg.errors import UserError
@@ -40,6 +45,15 @@ PLANS = {"clip/large": _clip, "stable_diffusion/v1": _stable_diffusion} | {
 }
 
 
+def _trained_by(file: str) -> Component:
+    config = cli.read_config(file)
+    described = {name: describe(path) for name, path in config.get("components", {}).items() if path}
+    factory = registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
+    experiment = factory(config, described, None)
+    variables = jax.eval_shape(lambda key: experiment.export(*experiment.init(key)), jax.random.key(0))
+    return Component(experiment.kind, experiment.architecture, variables)
+
+
 def describe(path: str) -> Component:
     """`rcg.component.describe`, or what a `plan:` stands for.
 
@@ -49,6 +63,12 @@ def describe(path: str) -> Component:
     if not path.startswith(PREFIX):
         return component.describe(path)
     name = path.removeprefix(PREFIX)
-    if name not in PLANS:
-        raise UserError(f'"{path}" is unknown; there are: {", ".join(PREFIX + p for p in PLANS)}')
-    return dataclasses.replace(PLANS[name](), provenance={"source": path}, content_hash="planned")
+    if os.path.isfile(name.partition(":")[0]):
+        planned = _trained_by(name)
+    elif name in PLANS:
+        planned = PLANS[name]()
+    else:
+        raise UserError(
+            f'"{path}" is unknown; there are: {", ".join(PREFIX + p for p in PLANS)}, and configs\' files'
+        )
+    return dataclasses.replace(planned, provenance={"source": path}, content_hash="planned")

@@ -56,11 +56,9 @@ class Setup:
             loaded[name] = components.load(path, sharding=shardings, dtype=dtype).variables
         return loaded
 
-    def compile_step(
-        self, compiler_options: dict[str, Any] | None = None, batch: PyTree | None = None
-    ) -> Any:
-        """(state, frozen, batch, key) -> (state, done), compiled ahead of use; the state is donated, `done`
-        is a scalar of its own to wait for. For batches like `batch`, else of the experiment's full size."""
+    def trace_step(self, batch: PyTree | None = None) -> Any:
+        """(state, frozen, batch, key) -> (state, done), traced; the state is donated, `done` is a scalar of
+        its own to wait for. For batches like `batch`, else of the experiment's full size."""
         batch = self.batch_abstract if batch is None else batch
         shardings = jax.tree.map(lambda x: x.sharding, self.abstract)
 
@@ -72,8 +70,11 @@ class Setup:
         step = jax.jit(program, out_shardings=out, donate_argnums=0)
         key = jax.eval_shape(lambda: root_key(self.config))
         key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=meshes.replicated(self.mesh))
-        lowered = step.lower(self.abstract, self.frozen_abstract, batch, key)
-        return lowered.compile(compiler_options)
+        return step.trace(self.abstract, self.frozen_abstract, batch, key)
+
+    def compile_step(self, batch: PyTree | None = None) -> Any:
+        """`trace_step`, compiled ahead of use."""
+        return self.trace_step(batch).lower().compile()
 
     def place(self, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host batch -> device arrays, split over the mesh's data and fsdp axes."""
@@ -92,6 +93,16 @@ def use_compilation_cache(config: ConfigDict, workdir: str) -> None:
     if config.compilation_cache != "off":
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _traced_for(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Lets the layers in `function` know the mesh, see `rcg.layers.over_devices`."""
+
+    def traced(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return traced
 
 
 def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
@@ -143,6 +154,6 @@ def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
         abstract=with_shardings(abstract, experiment.sharding_rules),
         frozen_abstract=frozen,
         batch_abstract=batch,
-        train_step=make_train_step(experiment, optimizer, config),
+        train_step=_traced_for(mesh, make_train_step(experiment, optimizer, config)),
         source=source,
     )
