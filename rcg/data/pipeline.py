@@ -28,6 +28,7 @@ PADDING = -1  # the index of a row that only fills up an eval batch
 MAX_PROBES = 1000  # undecodable records in a row that end the run, whatever the allowed fraction
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 NO_DRAWS = np.zeros(3)
+ENDLESS = 2**48  # batches
 
 
 def image_batches(
@@ -77,7 +78,8 @@ def image_batches(
         rows = -(-count // (batch_size * shard_count)) * batch_size * shard_count
         spread = [i * groups // count for i in range(count)]
         spread = [choose(i, 0.0) if choose else i for i in spread] + [PADDING] * (rows - count)
-        parts = [grain.MapDataset.source([(index, NO_DRAWS) for index in spread])]
+        every = grain.MapDataset.source([(index, NO_DRAWS) for index in spread])
+        parts = [every.batch(batch_size * shard_count, batch_fn=list)]
         load, workers = _Loader(source, _transform(data, train=False), 0, _cores()), 0
     elif split == "train":
         transform = _transform(data, train=True)
@@ -85,17 +87,15 @@ def image_batches(
         # Kept in memory, records are decoded once: processes would only multiply the memory.
         workers = 0 if fits else data.workers
         sets = [members for members in alike if len(members)] or [range(records or len(source))]
-        parts = [
-            grain.MapDataset.source(members).seed((seed + i) % 2**32).shuffle().repeat(None)
-            for i, members in enumerate(sets)
+        orders = [
+            _Order(members, batch_size * shard_count, [seed, i], choose) for i, members in enumerate(sets)
         ]
-        parts = [part.random_map(_Draw(choose)) for part in parts]
+        parts = [grain.MapDataset.range(ENDLESS).map(order) for order in orders]
         load = _Loader(source, transform, data.cache_mb if fits else 0, 1 if workers else _cores())
         if data.get("cache"):
             load, workers = EncodedLoader(data.cache, transform), 0
     else:
         raise ValueError(f'split is "train" or "eval", not "{split}"')
-    parts = [part.batch(batch_size * shard_count, batch_fn=list) for part in parts]
     # every shard takes its batches from the same sets in the same order
     mixed = grain.MapDataset.mix(parts, [len(s) for s in sets]) if len(parts) > 1 else parts[0]
     batches = mixed.map(Share(shard_index, batch_size)).map(load)
@@ -178,15 +178,44 @@ class Share:
         return elements[self._rows]
 
 
-class _Draw:
-    """index -> (index of the image, draws for its crop)."""
+class _Order:
+    """Number of a global batch -> its rows, [(index of the image, draws for its crop)]. Every epoch has each
+    member once, in an order of its own.
 
-    def __init__(self, choose: Callable[[int, float], int] | None):
-        self._choose = choose
+    For a whole batch at a time: record by record this would be most of the time that cached ones take.
+    """
 
-    def __call__(self, index: int, rng: np.random.Generator) -> tuple[int, np.ndarray]:
-        draws = rng.random(3)
-        return (self._choose(index, rng.random()) if self._choose else int(index)), draws
+    def __init__(
+        self,
+        members: Sequence[int],
+        rows: int,
+        seed: Sequence[int],
+        choose: Callable[[int, float], int] | None,
+    ):
+        self._members, self._rows, self._choose = np.asarray(members), rows, choose
+        self._seed = [int(n) % 2**32 for n in seed]
+        self._orders: dict[int, np.ndarray] = {}  # of the epochs of the last batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_orders": {}}
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            self._orders[epoch] = np.random.default_rng([*self._seed, 0, epoch]).permutation(self._members)
+        return self._orders[epoch]
+
+    def __call__(self, number: int) -> list[tuple[int, np.ndarray]]:
+        first, end = number * self._rows, (number + 1) * self._rows
+        size = len(self._members)
+        epochs = range(first // size, (end - 1) // size + 1)
+        taken = np.concatenate(
+            [self._order(e)[max(first - e * size, 0) : min(end - e * size, size)] for e in epochs]
+        )
+        self._orders = {epochs[-1]: self._order(epochs[-1])}
+        draws = np.random.default_rng([*self._seed, 1, number]).random((self._rows, 4))
+        if self._choose:
+            taken = np.array([self._choose(int(i), float(d[3])) for i, d in zip(taken, draws, strict=True)])
+        return list(zip(taken.tolist(), draws[:, :3], strict=True))
 
 
 def _copied(batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
