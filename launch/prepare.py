@@ -76,10 +76,20 @@ def make_targets(config: ConfigDict, out: str) -> None:
         wanted = targets.identity(recipes, config.data.target_text, held.content_hash, shape)
 
         def progress(done: int, split: str = split, total: int = recipes.num_recipes) -> None:
-            print(f"\r{split}: {done}/{total}", end="", file=sys.stderr, flush=True)
+            _live(f"{split}: {done}/{total}")
 
         targets.compute(out, split, recipes, wanted, encode, BATCH, progress)
-        print(f"\r{split}: {recipes.num_recipes} recipes in {out}", file=sys.stderr)
+        _done(f"{split}: {recipes.num_recipes} recipes in {out}")
+
+
+def _live(text: str) -> None:
+    """Over the line before, on a terminal; a log gets the end alone."""
+    if sys.stderr.isatty():
+        print(f"\r{text}", end="", file=sys.stderr, flush=True)
+
+
+def _done(text: str) -> None:
+    print(f"\r{text}" if sys.stderr.isatty() else text, file=sys.stderr)
 
 
 def make_cache(config: ConfigDict, out: str, views: int) -> None:
@@ -103,13 +113,13 @@ def make_cache(config: ConfigDict, out: str, views: int) -> None:
         return jax.device_get(program(frozen, setup.place({"image": images})))
 
     def progress(done: int) -> None:
-        print(f"\r{done}/{len(source)}", end="", file=sys.stderr, flush=True)
+        _live(f"{done}/{len(source)}")
 
     about = cached.wanted(config, setup.experiment, setup.components, source, views)
     encoded.write(
         out, source, load, transform, views, about, encode, config.batch_size, config.seed, progress
     )
-    print(f"\r{len(source)} records in {views} view(s) each: {out}", file=sys.stderr)
+    _done(f"{len(source)} records in {views} view(s) each: {out}")
 
 
 def make_shards(config: ConfigDict, out: str, shards: int, workers: int) -> None:
@@ -125,11 +135,11 @@ def make_shards(config: ConfigDict, out: str, shards: int, workers: int) -> None
             raise UserError(f'config.data.source = "{config.data.source}" holds more than images and labels')
 
         def progress(done: int, name: str = name) -> None:
-            print(f"\r{name}: {done}/{shards} shards", end="", file=sys.stderr, flush=True)
+            _live(f"{name}: {done}/{shards} shards")
 
         about = array_records.write(source, out, name, shards, workers, progress)
         skipped = f", {len(about['bad'])} left out that can't be read" if about["bad"] else ""
-        print(f"\r{name}: {about['records']} records in {shards} shards{skipped}", file=sys.stderr)
+        _done(f"{name}: {about['records']} records in {shards} shards{skipped}")
 
 
 PREPARED = {"chef_fusion.tokenizer": make_tokenizer, "chef_fusion.joints": make_targets}

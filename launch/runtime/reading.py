@@ -32,7 +32,7 @@ def measure(config: ConfigDict, records: int) -> dict[str, Any]:
     batches = iter(
         image_batches(source, config.data, split="train", batch_size=config.batch_size, seed=config.seed)
     )
-    size = next(batches)["image"].nbytes  # starts the readers
+    size = sum(array.nbytes for array in next(batches).values())  # starts the readers
     total = max(records // config.batch_size, 10)
     early, highest, bad, started = 0.0, 0.0, 0, time.perf_counter()
     for number in range(1, total + 1):

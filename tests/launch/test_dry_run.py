@@ -107,7 +107,7 @@ def test_an_unknown_plan():
 
 @pytest.mark.parametrize("mesh", [(8, 1, 1), (1, 8, 1), (2, 2, 2)])
 def test_what_is_said_to_be_held_is_what_the_compiled_step_takes(mesh, components):
-    """Within a tenth, at a middling size, however it is split."""
+    """At a middling size, however it is split."""
     config = cli.read_config("configs/rcg/rdm.py:variant=base")
     config.components.encoder = str(components / "encoder")
     config.model.update(width=512, bottleneck=512, depth=4)
@@ -120,7 +120,7 @@ def test_what_is_said_to_be_held_is_what_the_compiled_step_takes(mesh, component
     in_haste = {"xla_backend_optimization_level": 0}
     taken = setup.trace_step().lower().compile(in_haste).memory_analysis()
     print(f"mesh {mesh}: {said:,} bytes said, {taken.argument_size_in_bytes:,} taken")
-    assert said == pytest.approx(taken.argument_size_in_bytes, rel=0.1)
+    assert said == pytest.approx(taken.argument_size_in_bytes, rel=1e-3)
 
 
 def test_a_plan_for_devices_that_are_not_here(components):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from launch.runtime.mesh import make_mesh
 from rcg import layers
 
 
@@ -116,3 +117,38 @@ def test_sincos_orders():
     np.testing.assert_array_equal(mae[1:].reshape(3, 3, 8)[0, 2], moco[1:].reshape(3, 3, 8)[2, 0])
     assert not mae[0].any() and mae.shape == (10, 8)
     assert layers.sincos_2d(8, 3, rows_first=True, cls_token=False).shape == (9, 8)
+
+
+@pytest.mark.parametrize("scan", [False, True])
+def test_what_passes_between_layers_is_split_over_the_mesh(scan):
+    """A batch that every device has whole is split before the first layer, and stays so."""
+    mesh = make_mesh({"data": 2, "fsdp": 4, "tensor": 1}, jax.devices()[:8])
+    layers_of = [jnp.full((64, 64), 0.01 * i) for i in range(3)]
+
+    def body(x, w):
+        return jnp.tanh(x @ w), None
+
+    def loss(x):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return (layers.run_layers(body, x, layers_of, scan=scan)[0] ** 2).sum()
+
+    x = jax.device_put(jnp.ones((16, 64)), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+    text = jax.jit(jax.grad(loss)).lower(x).compile().as_text()
+    products = [line for line in text.splitlines() if " dot(" in line or "__ynn_fusion" in line]
+    assert any("f32[2,64]" in line for line in products), "no product of an eighth of the batch"
+    assert not any("f32[16,64]" in line.split("=")[1][:20] for line in products)
+    np.testing.assert_allclose(jax.jit(jax.grad(loss))(x), jax.grad(lambda x: plain(body, x, layers_of))(x))
+
+
+def plain(body, x, layers_of):
+    for w in layers_of:
+        x, _ = body(x, w)
+    return (x**2).sum()
+
+
+def test_a_batch_that_does_not_divide_is_left_alone():
+    mesh = make_mesh({"data": 8, "fsdp": 1, "tensor": 1}, jax.devices()[:8])
+    x = jnp.ones((6, 4))
+    assert layers.over_devices(x) is x  # no mesh
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        assert layers.over_devices(x) is x
