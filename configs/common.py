@@ -3,7 +3,7 @@
 --config=configs/rcg/mage.py:variant=large,runlocal --config.optimizer.learning_rate=1e-3
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def parse_arg(arg: str, **defaults) -> ConfigDict:
@@ -25,6 +25,11 @@ def parse_arg(arg: str, **defaults) -> ConfigDict:
         else:
             parsed[name] = kind(value)
     return parsed
+
+
+def by_batch(c: ConfigDict, rate: float, per: int = 1) -> FieldReference:
+    """The learning rate that is `rate` for `per` examples: follows the batch size until it is set itself."""
+    return c.get_oneway_ref("batch_size").to_float() * rate / per
 
 
 def training() -> ConfigDict:
@@ -70,7 +75,7 @@ def training() -> ConfigDict:
     c.ema.warmup = True  # min(decay, (1 + n) / (10 + n)), as LitEma
     c.ema.params = ".*"  # regex on the path; other parameters are used raw
     c.profile = ConfigDict({"start_step": 0, "steps": 0})  # steps > 0 writes a trace to workdir/profile
-    c.compilation_cache = ""  # folder; "": workdir's sibling ".jax_cache"; "off"
+    c.compilation_cache = ""  # folder; "": workdir's sibling ".compilation_cache"; "off"
     return c
 
 

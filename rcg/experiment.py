@@ -41,7 +41,6 @@ class Experiment:
       resumes_evaluation: `evaluate` takes `partial` besides, a file for its sums: where it is there, a run
         that was cut off goes on from it.
       export: (params, extra) -> the component's variables. Given EMA params where there are any.
-      sharding_rules: ordered (regex on the parameter's path, partition spec); first match wins.
       constrain: (params, frozen) -> params, after every update: what an update must not change.
       compose: (exported variables, frozen) -> the component's, where it also holds frozen networks.
       encode: (frozen, batch) -> arrays [B, ...]: what frozen networks make of the images alone, which `loss`
@@ -59,7 +58,6 @@ class Experiment:
     panels: Callable[..., Images]
     evaluate: Callable[..., dict[str, dict[str, Any]]]
     export: Callable[[PyTree, PyTree], PyTree]
-    sharding_rules: tuple[tuple[str, tuple[str | None, ...]], ...] = ()
     constrain: Callable[[PyTree, PyTree], PyTree] | None = None
     compose: Callable[[PyTree, PyTree], PyTree] | None = None
     resumes_evaluation: bool = False

@@ -16,6 +16,13 @@ from jax.sharding import PartitionSpec
 
 Array = jax.Array
 Dtype = Any
+# of a `Block`'s matrices, over the mesh: (regex on the path, axis names)
+SHARDING_RULES = (
+    (r"attn/qkv/kernel", ("fsdp", "tensor")),
+    (r"attn/proj/kernel", ("tensor", "fsdp")),
+    (r"mlp/fc1/kernel", ("fsdp", "tensor")),
+    (r"mlp/fc2/kernel", ("tensor", "fsdp")),
+)
 
 # torch.nn.Linear's default: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for the weight and, with the fan of the
 # weight, for the bias.

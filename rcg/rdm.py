@@ -19,6 +19,11 @@ from rcg.errors import UserError
 from rcg.layers import Array, Dtype, layer_norm, run_layers, torch_linear_init
 from rcg.torch_weights import Rule, count_blocks, dense, norm
 
+SHARDING_RULES = (
+    (r"(in_proj|emb_proj|context_proj)/kernel", ("fsdp", "tensor")),
+    (r"res_blocks_\d+/out_proj/kernel", ("tensor", "fsdp")),
+)
+
 
 def sinusoid(t: Array, dim: int) -> Array:
     """[...] timesteps (0..999, not scaled) -> [..., dim]: cosines first, then sines."""

@@ -95,6 +95,5 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         panels=lambda params, extra, frozen, batch, rng: {},
         evaluate=evaluate,
         export=lambda params, extra: {"params": params},
-        sharding_rules=clip.SHARDING_RULES,
         tokenizer=config.data.tokenizer,
     )

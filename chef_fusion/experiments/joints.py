@@ -208,7 +208,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         panels=panels,
         evaluate=evaluate,
         export=lambda params, extra: {"params": params},
-        sharding_rules=chef_model.SHARDING_RULES,
         constrain=constrain if recipe.rescale_rows else None,
     )
 

@@ -18,7 +18,6 @@ from rcg import metrics as image_metrics
 from rcg.component import Component
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, eval_batches, to_unit, whole
-from rcg.experiments.rdm import SHARDING_RULES
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
@@ -105,5 +104,4 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         panels=lambda params, extra, frozen, batch, rng: {},
         evaluate=evaluate,
         export=lambda params, extra: {"params": params},
-        sharding_rules=SHARDING_RULES,
     )

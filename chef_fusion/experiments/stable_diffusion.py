@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chef_fusion.backbones import clip
-from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, unet
+from chef_fusion.backbones.stable_diffusion import pipeline, schedulers
 from chef_fusion.data import Texts, recipe_dataset
 from chef_fusion.tokenization import CaptionTokenizer
 from rcg.component import Component
@@ -154,7 +154,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         encode=encode,
         encoded_by=("vae",),
         export=lambda params, extra: {"params": params},
-        sharding_rules=unet.SHARDING_RULES,
         compose=compose,
         tokenizer=components["clip"].tokenizer,
     )

@@ -10,7 +10,7 @@ cores), kitchen (drawn dishes, otherwise as small).
 
 from ml_collections import ConfigDict
 
-from configs.common import images, parse_arg, training
+from configs.common import by_batch, images, parse_arg, training
 
 VARIANTS = ("base", "large", "huge", "small", "kitchen")
 IMAGENET = 1_281_167
@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.batch_size = 4096
     steps_per_epoch = IMAGENET // c.batch_size
     c.total_steps = arg.epochs * steps_per_epoch
-    c.optimizer.learning_rate = 1.5e-4 * c.batch_size / 256
+    c.optimizer.learning_rate = by_batch(c, 1.5e-4, per=256)
     c.optimizer.b2 = 0.95
     c.optimizer.weight_decay = 0.05
     c.optimizer.schedule = "cosine"
@@ -113,6 +113,7 @@ def _kitchen(c: ConfigDict) -> None:
 
 def _runlocal(c: ConfigDict) -> None:
     """Any variant, tiny: seconds on a CPU."""
+    c.optimizer.learning_rate = float(c.optimizer.learning_rate)  # of the full batch
     c.model.update(variant="tiny", num_tokens=64, codebook_size=16, class_slots=4, rep_dim=16, num_classes=16)
     c.method.update(mage_steps=4, rdm_steps=10, eval_samples=32)
     augment = c.data.augment

@@ -9,7 +9,7 @@ Variants: vit_small, base, large (the paper's recipe, 224 px, ImageNet's size); 
 
 from ml_collections import ConfigDict
 
-from configs.common import images, parse_arg, training
+from configs.common import by_batch, images, parse_arg, training
 
 SIZES = {"vit_small": (384, 12, 12), "base": (768, 12, 12), "large": (1024, 24, 16)}  # dim, depth, heads
 IMAGENET = 1_281_167
@@ -59,7 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
     steps_per_epoch = IMAGENET // c.batch_size
     c.total_steps = 300 * steps_per_epoch
     c.optimizer.warmup_steps = 40 * steps_per_epoch
-    c.optimizer.learning_rate = 1.5e-4 * c.batch_size / 256
+    c.optimizer.learning_rate = by_batch(c, 1.5e-4, per=256)
     c.optimizer.weight_decay = 0.1
     c.optimizer.decay = "all"
     c.optimizer.schedule = "cosine"
@@ -125,6 +125,7 @@ def _kitchen(c: ConfigDict) -> None:
 
 def _runlocal(c: ConfigDict) -> None:
     """Any variant, tiny: seconds on a CPU."""
+    c.optimizer.learning_rate = float(c.optimizer.learning_rate)  # of the full batch
     c.model.update(image_size=32, patch_size=8, dim=32, depth=2, num_heads=2, head_hidden=32, head_out=16)
     c.method.predictor_hidden = 32
     c.method.eval_bank = 64

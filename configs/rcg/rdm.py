@@ -9,7 +9,7 @@ images on two CPU cores), kitchen (drawn dishes). `conditional` adds class label
 
 from ml_collections import ConfigDict
 
-from configs.common import images, parse_arg, training
+from configs.common import by_batch, images, parse_arg, training
 
 VARIANTS = ("base", "large", "small", "kitchen")
 IMAGENET = 1_281_167
@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     c.batch_size = 512
     c.total_steps = 200 * (IMAGENET // c.batch_size)
-    c.optimizer.learning_rate = 1e-6 * c.batch_size  # the official rule
+    c.optimizer.learning_rate = by_batch(c, 1e-6)  # the official rule
     c.optimizer.weight_decay = 0.01
     c.optimizer.decay = "all"
     c.ema.decay = 0.9999
@@ -78,6 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.data.augment = augment
         c.data.update(num_records=64, max_eval_records=32)
         c.method.update(rdm_steps=10, eval_samples=32)
+        c.optimizer.learning_rate = float(c.optimizer.learning_rate)  # of the full batch
         c.batch_size = 16
         c.total_steps = 4
         c.log_steps = 2

@@ -39,6 +39,25 @@ SOURCES = {
     "texts": "chef_fusion.texts:open_texts",
 }
 
+# a component's kind -> where its sharding rules are, ordered (regex on the path, axis of the mesh for each of
+# the array's); the first that matches counts. Trained or frozen, a network is split alike.
+SHARDING = {
+    "rcg.encoder": "rcg.layers",
+    "rcg.mage": "rcg.layers",
+    "rcg.rdm": "rcg.rdm",
+    "rcg.vqgan": "rcg.pixel.vqgan",
+    "opt": "chef_fusion.backbones.opt",
+    "clip": "chef_fusion.backbones.clip",
+    "vae": "chef_fusion.backbones.stable_diffusion.vae",
+    "stable_diffusion": "chef_fusion.backbones.stable_diffusion.pipeline",
+    "chef_fusion": "chef_fusion.model",
+}
+
+
+def sharding_rules(kind: str) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """How the arrays of a kind of component are split; networks too small for rules have none."""
+    return importlib.import_module(SHARDING[kind]).SHARDING_RULES if kind in SHARDING else ()
+
 
 def resolve(table: dict[str, str], name: str, field: str) -> Callable[..., Any]:
     """What `name` stands for.

@@ -122,14 +122,14 @@ def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
     factory = registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
     experiment = factory(config, described, source)
 
-    def with_shardings(tree: PyTree, rules: meshes.Rules = ()) -> PyTree:
+    def with_shardings(tree: PyTree, kind: str) -> PyTree:
         def one(leaf, sharding):
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-        return jax.tree.map(one, tree, meshes.tree_shardings(tree, mesh, rules))
+        return jax.tree.map(one, tree, meshes.tree_shardings(tree, mesh, registry.sharding_rules(kind)))
 
     dtype = compute_options(config.compute)["dtype"]
-    frozen = {k: with_shardings(components.held_in(c, dtype)) for k, c in described.items()}
+    frozen = {k: with_shardings(components.held_in(c, dtype), c.kind) for k, c in described.items()}
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=meshes.batch_sharding(mesh))
         for name, (shape, dtype) in experiment.batch_spec.items()
@@ -151,7 +151,7 @@ def prepare(config: ConfigDict, mesh: Mesh | None = None) -> Setup:
         experiment=experiment,
         components=described,
         init=init,
-        abstract=with_shardings(abstract, experiment.sharding_rules),
+        abstract=with_shardings(abstract, experiment.kind),
         frozen_abstract=frozen,
         batch_abstract=batch,
         train_step=_traced_for(mesh, make_train_step(experiment, optimizer, config)),

@@ -19,12 +19,6 @@ from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit, whole
 from rcg.pixel import mage, vqgan
 
-SHARDING_RULES = (
-    (r"attn/qkv/kernel", ("fsdp", "tensor")),
-    (r"attn/proj/kernel", ("tensor", "fsdp")),
-    (r"mlp/fc1/kernel", ("fsdp", "tensor")),
-    (r"mlp/fc2/kernel", ("tensor", "fsdp")),
-)
 SPLITS = 10  # of the Inception Score
 SAVE_EVERY = 50  # batches of an evaluation
 HALVES = (0, 1)
@@ -259,7 +253,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         encode=encode,
         encoded_by=("tokenizer", *(["encoder"] if by_images else []), *(["clusters"] if groups else [])),
         export=lambda params, extra: {"params": params},
-        sharding_rules=SHARDING_RULES,
     )
 
 

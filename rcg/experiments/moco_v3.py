@@ -26,13 +26,6 @@ from rcg.experiment import Experiment, compute_options, to_unit, whole
 Array = jax.Array
 PIXELS_SIZE = 32  # the pixel baseline compares pictures of at most this side
 
-SHARDING_RULES = (
-    (r"attn/qkv/kernel", ("fsdp", "tensor")),
-    (r"attn/proj/kernel", ("tensor", "fsdp")),
-    (r"mlp/fc1/kernel", ("fsdp", "tensor")),
-    (r"mlp/fc2/kernel", ("tensor", "fsdp")),
-)
-
 
 def contrast(queries: Array, keys: Array, temperature: float) -> tuple[Array, Array]:
     """InfoNCE with in-batch negatives.
@@ -201,7 +194,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Any], source: Any) -
         panels=panels,
         evaluate=evaluate,
         export=variables_of,
-        sharding_rules=SHARDING_RULES,
     )
 
 

@@ -14,11 +14,6 @@ from rcg.data import image_dataset
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, to_unit, whole
 
-SHARDING_RULES = (
-    (r"(in_proj|emb_proj|context_proj)/kernel", ("fsdp", "tensor")),
-    (r"res_blocks_\d+/out_proj/kernel", ("tensor", "fsdp")),
-)
-
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
     """See `Experiment`. Needs the component "encoder".
@@ -136,7 +131,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         encode=encode,
         encoded_by=("encoder",),
         export=lambda params, extra: {"params": params},
-        sharding_rules=SHARDING_RULES,
     )
 
 

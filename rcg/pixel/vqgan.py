@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from rcg.layers import Array, Dtype, GroupNorm, UpsampleConv, torch_linear_init
 from rcg.torch_weights import Rule, conv, count_blocks, norm
 
+SHARDING_RULES = ((r"kernel", (None, None, "fsdp", "tensor")),)
+
 
 def codebook_loss(z: Array, z_q: Array, *, beta: float = 0.25, legacy: bool = True) -> Array:
     """Pulls latents and codes together, each seeing the other as fixed.

@@ -121,6 +121,16 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
             assert stage.components[component] == f"/runs/{made_by}/component"
 
 
+@pytest.mark.parametrize(
+    "file, rate", [("rdm.py", 1e-6 * 64), ("mage.py:variant=large", 1.5e-4 / 4), ("moco_v3.py", 1.5e-4 / 4)]
+)
+def test_the_learning_rate_follows_the_batch_until_it_is_set(file, rate):
+    file = f"configs/rcg/{file}"
+    assert cli.read_config(file, {"batch_size": 64}).optimizer.learning_rate == pytest.approx(rate)
+    for fields in ({"optimizer.learning_rate": 0.5, "batch_size": 64}, {"optimizer.learning_rate": 0.5}):
+        assert cli.read_config(file, fields).optimizer.learning_rate == 0.5
+
+
 def test_a_field_that_an_older_version_did_not_have_is_off_in_its_runs(tmp_path):
     save_or_compare(config(), str(tmp_path))
     path = tmp_path / "config.json"

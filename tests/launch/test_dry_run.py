@@ -93,6 +93,18 @@ def test_a_plan_of_what_a_config_would_train():
     assert prepare(config).components["encoder"].content_hash == "planned"
 
 
+@pytest.mark.parametrize("axis", ["fsdp", "tensor"])
+def test_frozen_networks_are_split_too(axis):
+    config = cli.read_config("configs/chef_fusion/joints.py")
+    kinds = {"lm": "opt/1.3b", "vision": "clip/large", "stable_diffusion": "stable_diffusion/v1"}
+    config.components.update({name: f"plan:{kind}" for name, kind in kinds.items()})
+    config.mesh.update({"data": 1, axis: 8})
+    for name, tree in prepare(config).frozen_abstract.items():
+        whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+        print(f"{name}: {dry_run.bytes_per_device(tree) / whole:.3f} of it on each of eight")
+        assert dry_run.bytes_per_device(tree) < 0.16 * whole
+
+
 def test_a_step_that_does_not_fit(components, capsys):
     config = cli.read_config("configs/rcg/rdm.py:variant=base")
     config.components.encoder = str(components / "encoder")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from chef_fusion.backbones import clip
-from chef_fusion.backbones.stable_diffusion import schedulers
+from chef_fusion.backbones.stable_diffusion import schedulers, unet, vae
 from chef_fusion.backbones.stable_diffusion.unet import UNet
 from chef_fusion.backbones.stable_diffusion.unet import build as build_unet
 from chef_fusion.backbones.stable_diffusion.vae import VAE
@@ -17,6 +17,7 @@ from rcg.errors import UserError
 
 Array = jax.Array
 Variables = Mapping[str, Any]
+SHARDING_RULES = unet.SHARDING_RULES + clip.SHARDING_RULES + vae.SHARDING_RULES
 
 
 @dataclasses.dataclass(frozen=True)

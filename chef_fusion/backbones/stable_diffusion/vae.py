@@ -17,6 +17,7 @@ from rcg.layers import Array, Dtype, GroupNorm, UpsampleConv, attention, linear
 from rcg.layers import torch_linear_init as torch_init
 
 SCALING = 0.18215
+SHARDING_RULES = ((r"kernel", (None, None, "fsdp", "tensor")),)  # of convolutions; Linear's have two axes
 Conv = functools.partial(nn.Conv, kernel_init=torch_init)
 Linear = functools.partial(linear, kernel_init=torch_init)
 
