@@ -7,6 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Each of xdist's workers on cores of its own: threads of two that wait for each other on the same ones take
+# twice the time.
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    worker, workers = (os.environ[f"PYTEST_XDIST_WORKER{name}"] for name in ("", "_COUNT"))
+    os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) :: int(workers)] or cores)
 # networks are tiny here and compiled once: most of the time would go into optimising them
 QUICK = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 if version("jaxlib").startswith("0.10."):
