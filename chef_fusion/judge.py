@@ -19,13 +19,18 @@ from rcg.layers import Array, Dtype, GroupNorm, linear
 
 
 class Judge(nn.Module):
-    """Convolutions, a level for each width at half the resolution of the one before."""
+    """Convolutions, a level for each width at half the resolution of the one before.
+
+    Attributes:
+      stride: of the first convolution, whose kernel is two wider; 2 makes all that follows a quarter.
+    """
 
     image_size: int
     bases: tuple[str, ...]
     ingredients: tuple[str, ...]
     widths: tuple[int, ...] = (32, 64, 128, 192)
     num_groups: int = 8
+    stride: int = 1
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -33,7 +38,9 @@ class Judge(nn.Module):
         """[B, S, S, 3] in [0, 1] -> float32 logits of the bases [B, N] and of each ingredient [B, M]."""
         x = (2 * images - 1).astype(self.dtype)
         for i, width in enumerate(self.widths):
-            x = Conv(width, (3, 3), strides=2 if i else 1, padding=1, dtype=self.dtype, name=f"conv_{i}")(x)
+            stride = 2 if i else self.stride
+            kernel = (3, 3) if i else (2 + stride, 2 + stride)
+            x = Conv(width, kernel, strides=stride, padding=1, dtype=self.dtype, name=f"conv_{i}")(x)
             x = ResnetBlock(width, self.num_groups, self.dtype, name=f"resnet_{i}")(x)
         x = GroupNorm(self.num_groups, 1e-6, True, self.dtype, name="norm")(x)
         # what covers much of the plate, and what is seen in one place

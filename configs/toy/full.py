@@ -67,8 +67,13 @@ def _full(c: ConfigDict) -> None:
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
         },
-        judge={"total_steps": 2500, "batch_size": 16, "model__widths": (24, 48, 96, 128)},
-        vae={"total_steps": 4000, "model__block_out_channels": (24, 48, 96)},
+        judge={
+            "total_steps": 6000,
+            "batch_size": 16,
+            "model__stride": 2,
+            "model__widths": (48, 96, 192),
+        },
+        vae={"total_steps": 2500, "model__block_out_channels": (24, 48, 96)},
         sd={"total_steps": 5000, "batch_size": 16},
         encoder={"total_steps": 1500},
         # 8 x 8 tokens
