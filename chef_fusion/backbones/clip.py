@@ -29,6 +29,7 @@ SHARDING_RULES = (
     (r"(q_proj|k_proj|v_proj|fc1)/kernel", ("fsdp", "tensor")),
     (r"(out_proj|fc2)/kernel", ("tensor", "fsdp")),
 )
+BARE = {"vision": "patch_embedding", "text": "token_embedding"}  # by what a tower alone is known
 ACTIVATIONS = {"quick_gelu": lambda x: x * nn.sigmoid(1.702 * x), "gelu": gelu}
 
 
@@ -322,8 +323,14 @@ def config_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def canonical(names: Iterable[str]) -> dict[str, str]:
-    """Name in the file -> name in `rules`; "" for a buffer that is left out."""
-    return {name: "" if name.endswith("position_ids") else name for name in names}
+    """Name in the file -> name in `rules`; "" for a buffer that is left out.
+
+    transformers 5 writes a tower alone without "vision_model." or "text_model." before its names.
+    """
+    names = list(names)
+    tower = {f"embeddings.{own}.weight": f"{tower}_model." for tower, own in BARE.items()}
+    prefix = next((tower[name] for name in names if name in tower), "")
+    return {name: "" if name.endswith("position_ids") else prefix + name for name in names}
 
 
 def rules(architecture: Mapping[str, Any]) -> list[Rule]:

@@ -84,6 +84,28 @@ def test_both_towers(eos, tmp_path):
         assert torch.equal(a, b), name
 
 
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_a_tower_alone(tower, tmp_path):
+    """transformers 5 leaves out the tower's prefix, 4 does not."""
+    torch, whole = theirs_and_ours(eos=2)
+    transformers = pytest.importorskip("transformers")
+    name = {"vision": "CLIPVisionModel", "text": "CLIPTextModel"}[tower]
+    model = getattr(transformers, name)(getattr(whole.config, f"{tower}_config")).eval()
+    model.save_pretrained(tmp_path)
+    made = published.read("clip", str(tmp_path))
+    module = clip.build(made.architecture)
+    rng = np.random.default_rng(0)
+    if tower == "vision":
+        x = rng.standard_normal((2, 3, 42, 42)).astype(np.float32)
+        ours, _ = module.apply(made.variables, nhwc(x), method="encode_image")
+    else:
+        x = rng.integers(3, 97, (2, 9))
+        ours, _ = module.apply(made.variables, x, method="encode_text")
+    with torch.no_grad():
+        theirs = model(torch.tensor(x)).last_hidden_state
+    close("states", ours, theirs, 1e-5)
+
+
 @pytest.mark.parametrize(
     "size", [(256, 342), (341, 256), (500, 375), (224, 225), (301, 224), (100, 80), (224, 224)]
 )
