@@ -25,7 +25,15 @@ from rcg.errors import UserError
 
 FORMAT = 1
 EXACT = ("rcg.inception", "rcg.kmeans")  # kinds that are compared by: never in half precision
+FILE_BYTES = 2**27  # as much is held before a file of arrays is written
 PyTree = Any
+
+
+class _Still(np.ndarray):
+    """An array that nothing will change: of others Orbax makes copies, of all at once, before it writes."""
+
+    def __deepcopy__(self, memo: Any) -> "_Still":
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +92,11 @@ def _write(path: str, component: Component, digest: str) -> None:
     shutil.rmtree(staging, ignore_errors=True)
     os.makedirs(staging)
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
-    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-        checkpointer.save(os.path.join(staging, "params"), component.variables)
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    held = jax.tree.map(lambda leaf: np.asarray(leaf).view(_Still), component.variables)
+    with ocp.Checkpointer(handler, multiprocessing_options=alone) as checkpointer:
+        args = ocp.args.PyTreeSave(held, ocdbt_target_data_file_size=FILE_BYTES)
+        checkpointer.save(os.path.join(staging, "params"), args=args)
     if component.tokenizer:
         shutil.copytree(component.tokenizer, os.path.join(staging, "tokenizer"))
     about = {

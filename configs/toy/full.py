@@ -68,13 +68,13 @@ def _full(c: ConfigDict) -> None:
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 6000,
+            "total_steps": 4000,
             "batch_size": 16,
             "model__stride": 2,
             "model__widths": (48, 96, 192),
         },
         vae={"total_steps": 2500, "model__block_out_channels": (24, 48, 96)},
-        sd={"total_steps": 5000, "batch_size": 16},
+        sd={"total_steps": 2000, "batch_size": 16},
         encoder={"total_steps": 1500},
         # 8 x 8 tokens
         tokenizer={"total_steps": 3000, "data__image_size": 64, "model__ch_mult": (1, 1, 1, 1)},

@@ -104,19 +104,26 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
         print(f"  {name:20} {_gib(bytes_per_device(tree)):>12}")
     # on a CPU, memory and FLOPs are settled before machine code is made: make it in haste
     in_haste = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    compiled_config, note = _to_compile(config)
-    traced = (setup if compiled_config is config else prepare(compiled_config)).trace_step()
-    compiled = traced.lower().compile(in_haste)
-    memory, temporaries = compiled.memory_analysis(), 0
-    if memory is not None:
-        temporaries = memory.temp_size_in_bytes
+    traced = setup.trace_step()
+    programs = [traced.lower().compile(in_haste)]
+    wide = _in_float32(config)
+    note = f"  at most: {config.compute.dtype} as a CPU computes it" if wide else ""
+    if wide:
+        programs.append(prepare(wide).trace_step().lower().compile(in_haste))
+    used = [program.memory_analysis() for program in programs]
+    temporaries = 0
+    if all(memory is not None for memory in used):
+        temporaries = min(memory.temp_size_in_bytes for memory in used)
         print(f"  {'temporaries (peak)':20} {_gib(temporaries):>12}{note}")
-        in_and_out = sum(map(bytes_per_device, parts.values()))
-        in_and_out += memory.output_size_in_bytes - memory.alias_size_in_bytes
-        print(f"  {'in all':20} {_gib(in_and_out + temporaries):>12}")
+        total = used[0].argument_size_in_bytes + temporaries
+        total += used[0].output_size_in_bytes - used[0].alias_size_in_bytes
+        print(f"  {'in all':20} {_gib(total):>12}")
     flops = program_flops(traced.jaxpr) / setup.mesh.size
     print(f"\nFLOPs per step and device {flops:.3e}, matrix products and convolutions")
-    sent = collectives.collective_bytes(compiled.as_text())
+    sent = min(
+        (collectives.collective_bytes(program.as_text()) for program in programs),
+        key=lambda of_kind: sum(of_kind.values()),
+    )
     told = ", ".join(f"{kind} {_gib(size)}" for kind, size in sorted(sent.items()) if size)
     total_sent = sum(sent.values())
     print(f"between devices, per step and device {_gib(total_sent)}{f' ({told})' if told else ''}{note}")
@@ -144,18 +151,19 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
     return 0
 
 
-def _to_compile(config: ConfigDict) -> tuple[ConfigDict, str]:
-    """The config whose step is compiled, and how its numbers stand to those of `config`.
+def _in_float32(config: ConfigDict) -> ConfigDict | None:
+    """The config with nothing but the dtype changed, if a CPU is to stand for devices of half precision.
 
-    XLA's CPU compiler turns the operands of bfloat16 products into float32, whole networks at once, which
-    accelerators do not: the float32 step is nearer to theirs, and never below it.
+    XLA's CPU compiler turns the operands of bfloat16 products into float32, at worst whole networks at once.
+    Accelerators do not: the float32 step, too, needs no less than theirs, and the smaller of the two is
+    nearer to it.
     """
     if jax.default_backend() != "cpu" or config.compute.dtype not in ("bfloat16", "float16"):
-        return config, ""
+        return None
     wide = config.copy_and_resolve_references()
     with wide.unlocked():
         wide.compute.dtype = "float32"
-    return wide, f"  at most: of the float32 step; up to half in {config.compute.dtype}"
+    return wide
 
 
 def _advice(config: ConfigDict) -> str:
