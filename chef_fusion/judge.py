@@ -22,7 +22,7 @@ class Judge(nn.Module):
     """Convolutions, a level for each width at half the resolution of the one before.
 
     Attributes:
-      stride: of the first convolution, whose kernel is two wider; 2 makes all that follows a quarter.
+      begin_at_half: the first level, too, is at half the resolution: a quarter of the work.
     """
 
     image_size: int
@@ -30,7 +30,7 @@ class Judge(nn.Module):
     ingredients: tuple[str, ...]
     widths: tuple[int, ...] = (32, 64, 128, 192)
     num_groups: int = 8
-    stride: int = 1
+    begin_at_half: bool = False
     dtype: Dtype = jnp.float32
 
     @nn.compact
@@ -38,8 +38,9 @@ class Judge(nn.Module):
         """[B, S, S, 3] in [0, 1] -> float32 logits of the bases [B, N] and of each ingredient [B, M]."""
         x = (2 * images - 1).astype(self.dtype)
         for i, width in enumerate(self.widths):
-            stride = 2 if i else self.stride
-            kernel = (3, 3) if i else (2 + stride, 2 + stride)
+            first = i == 0
+            kernel = (4, 4) if first and self.begin_at_half else (3, 3)
+            stride = 1 if first and not self.begin_at_half else 2
             x = Conv(width, kernel, strides=stride, padding=1, dtype=self.dtype, name=f"conv_{i}")(x)
             x = ResnetBlock(width, self.num_groups, self.dtype, name=f"resnet_{i}")(x)
         x = GroupNorm(self.num_groups, 1e-6, True, self.dtype, name="norm")(x)

@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from launch.runtime import cli, dry_run, processes
-from launch.runtime.checkpoint import Checkpoints
+from launch.runtime.checkpoint import Checkpoints, DamagedError
 from launch.runtime.config import save_or_compare, validate
 from launch.runtime.images import labelled_rows, save_png
 from launch.runtime.metrics import MetricWriter
@@ -87,7 +87,7 @@ def start(
         try:
             state, progress = checkpoints.restore(step, setup.abstract)
             break
-        except cli.RunError as error:
+        except DamagedError as error:
             if not allow_older or checkpoints.is_oldest(step):
                 raise
             kept = checkpoints.set_aside(step)
@@ -324,7 +324,7 @@ def main(argv: list[str]) -> int:
     processes.join(values)
     if values.dry_run:
         if values.devices:
-            dry_run.use_devices(values.devices)
+            dry_run.use_devices(values.devices, config)
         return dry_run.report(config, dry_run.Hardware.of(values))
     return train(config, cli.required(values, "workdir"), values.allow_older_checkpoint)
 

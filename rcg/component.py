@@ -187,9 +187,11 @@ def load(path: str, kind: str | None = None, sharding: Any = None, dtype: Any = 
 
     abstract = jax.tree.map(target, held_in(component, dtype), sharding)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        largest = max((leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)), default=0)
+        handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=1 + largest // 10**9)
+        with ocp.Checkpointer(handler) as checkpointer:
             params = os.path.join(os.path.abspath(path), "params")
-            variables = checkpointer.restore(params, abstract)
+            variables = checkpointer.restore(params, args=ocp.args.StandardRestore(abstract))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"the component at {path} is damaged ({error}); export it again") from error
     return dataclasses.replace(component, variables=variables)

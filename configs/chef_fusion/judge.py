@@ -14,7 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     arg = parse_arg(arg, runlocal=False)
     c = training()
     c.experiment = "chef_fusion.judge"
-    c.model = ConfigDict({"widths": (32, 64, 128, 192), "num_groups": 8, "stride": 1})
+    c.model = ConfigDict({"widths": (32, 64, 128, 192), "num_groups": 8, "begin_at_half": False})
     c.data = recipes(source="recipes_kitchen", image_size=64)
     c.data.augment = "flip"
     c.data.num_records = 20_000

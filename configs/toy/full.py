@@ -70,7 +70,7 @@ def _full(c: ConfigDict) -> None:
         judge={
             "total_steps": 4000,
             "batch_size": 16,
-            "model__stride": 2,
+            "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
         },
         vae={"total_steps": 2500, "model__block_out_channels": (24, 48, 96)},
@@ -84,7 +84,7 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 4000, "data__image_size": 64},
         mage_alone={"total_steps": 4000, "data__image_size": 64},
         joints={
-            "total_steps": 2500,
+            "total_steps": 1200,
             "log_steps": 20,
             "batch_size": 16,
             "model__num_visual_tokens": 8,

@@ -10,7 +10,7 @@ from rcg.component import Component
 from rcg.data import encoded
 from rcg.data.pipeline import training_loader
 from rcg.errors import UserError
-from rcg.experiment import Experiment
+from rcg.experiment import Experiment, compute_options
 
 
 def wanted(
@@ -18,7 +18,10 @@ def wanted(
 ) -> dict[str, Any]:
     """What a cache for this config must be of: the images, what becomes of them, the networks."""
     made_by = {f"component {name}": components[name].content_hash for name in experiment.encoded_by}
-    return encoded.identity(config.data, source, views, {"experiment": config.experiment} | made_by)
+    made_by |= {"experiment": config.experiment, "dtype": str(compute_options(config.compute)["dtype"])}
+    if training_loader(source, config.data)[1].crop == "random":
+        made_by["crops"] = f"of seed {config.seed}"
+    return encoded.identity(config.data, source, views, made_by)
 
 
 def from_cache(

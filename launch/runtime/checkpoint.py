@@ -5,6 +5,7 @@ count of bad records and the config. Once it is on disk, its files' checksums ar
 """
 
 import hashlib
+import itertools
 import json
 import os
 import threading
@@ -18,6 +19,14 @@ from launch.runtime.step import TrainState
 
 ITEMS = ("state", "progress", "config")
 CHECKSUMS = "checksums.json"
+ADVICE = (
+    "nothing was changed. Put it back; or, if there is one before it, go on from that: "
+    "--allow_older_checkpoint"
+)
+
+
+class DamagedError(RunError):
+    """A checkpoint is not what was written."""
 
 
 def checksums(folder: str) -> dict[str, str]:
@@ -41,7 +50,8 @@ class Checkpoints:
             max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
         )
         self._manager = ocp.CheckpointManager(self.folder, item_names=ITEMS, options=options)
-        self._sealing: threading.Thread | None = None  # writes the newest one's checksums
+        self._keep = keep
+        self._sealing: list[threading.Thread] = []  # each writes a checkpoint's checksums
         self._failed = threading.Event()
 
     def latest(self) -> int | None:
@@ -56,7 +66,10 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
-        self.wait()
+        self._wait_for_files()
+        # one that may now be deleted must not be read any more; the others need not hold up this one
+        while len(self._sealing) >= self._keep:
+            self._sealing.pop(0).join()
         try:
             self._manager.save(
                 step,
@@ -72,8 +85,8 @@ class Checkpoints:
                 "are untouched: make room and run the same command again"
             ) from error
         if processes.first():
-            self._sealing = threading.Thread(target=self._seal, args=(step,), daemon=True)
-            self._sealing.start()
+            self._sealing.append(threading.Thread(target=self._seal, args=(step,), daemon=True))
+            self._sealing[-1].start()
 
     def _seal(self, step: int) -> None:
         """Writes the checksums of a checkpoint as soon as it is on disk, where a kill leaves them."""
@@ -112,12 +125,24 @@ class Checkpoints:
         return step == min(self._manager.all_steps())
 
     def set_aside(self, step: int) -> str:
-        """Renames a damaged checkpoint, so that the one before is the newest; returns its new path."""
+        """Renames a damaged checkpoint, so that the one before is the newest; returns its new path.
+
+        Raises:
+          RunError: it can't be renamed.
+        """
         path = os.path.join(self.folder, str(step))
-        kept = os.path.join(self.folder, f"damaged.{step}")
+        names = (f"damaged.{step}" + (f".{i}" if i else "") for i in itertools.count())
+        kept = next(p for p in (os.path.join(self.folder, n) for n in names) if not os.path.exists(p))
+        processes.wait("name")
+        refused = ""
         if processes.first():
-            os.rename(path, kept)
-        processes.wait("set aside")
+            try:
+                os.rename(path, kept)
+            except OSError as error:
+                refused = f"{path} can't be set aside: {error.strerror}"
+        refused = next(filter(None, processes.gather(refused)), "")
+        if refused:
+            raise RunError(refused)
         self._manager.reload()
         return kept
 
@@ -125,13 +150,15 @@ class Checkpoints:
         """The state at `step`, placed as `abstract` says, and the data's progress.
 
         Raises:
-          RunError: it can't be read. Never falls back to an older one or to a fresh start.
+          DamagedError: it is not what was written. RunError: it can't be read though it is, as far as is
+            known. Never falls back to an older one or to a fresh start.
         """
         damage = self.damage(step) if processes.first() else ""
         damage = next(filter(None, processes.gather(damage)), "")
+        where = os.path.join(self.folder, str(step))
+        if damage:
+            raise DamagedError(f"checkpoint {where} can't be read ({damage}); {ADVICE}")
         try:
-            if damage:
-                raise ValueError(damage)
             items = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
@@ -140,25 +167,30 @@ class Checkpoints:
             )
             return items.state, items.progress
         except Exception as error:  # whatever orbax raises, the run must stop here
-            raise RunError(
-                f"checkpoint {os.path.join(self.folder, str(step))} can't be read "
-                f"({type(error).__name__}: {' '.join(str(error).split())[:300]}); nothing was changed. "
-                "Put it back; or go on from the one before: --allow_older_checkpoint"
-            ) from error
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if os.path.exists(os.path.join(where, CHECKSUMS)):
+                raise RunError(
+                    f"checkpoint {where} can't be read ({reason}), though its files are what was written; "
+                    "nothing was changed. Is there memory enough, and is this the version that wrote it?"
+                ) from error
+            raise DamagedError(f"checkpoint {where} can't be read ({reason}); {ADVICE}") from error
 
     def wait(self) -> None:
-        """Until what was saved is on disk.
+        """Until what was saved is on disk, with its checksums.
 
         Raises:
           RunError: a write in the background failed.
         """
+        self._wait_for_files()
+        while self._sealing:
+            self._sealing.pop(0).join()
+
+    def _wait_for_files(self) -> None:
         try:
             self._manager.wait_until_finished()
         except Exception as error:
             self._failed.set()
             raise RunError(f"a checkpoint could not be written to {self.folder}: {error}") from error
-        if self._sealing is not None:
-            self._sealing.join()
 
     def close(self) -> None:
         self._manager.close()

@@ -5,7 +5,9 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input was wrong, 143 stopped 
 
 import importlib.util
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,12 @@ from ml_collections import ConfigDict, config_flags
 from rcg.errors import UserError
 
 STOPPED = 143
+
+
+# what XLA says when a collective's other side does not answer
+LOST = re.compile(
+    r"UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|CANCELLED|heartbeat|gloo|nccl|connection|peer|socket", re.I
+)
 
 
 class RunError(RuntimeError):
@@ -37,8 +45,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized():
             raise
-        reason = " ".join(str(error).split())[:300]
-        print(f"failed: another process of this run may be gone ({reason})", file=sys.stderr)
+        if LOST.search(str(error)):
+            reason = " ".join(str(error).split())[:300]
+            print(f"failed: another process of this run may be gone ({reason})", file=sys.stderr)
+        else:
+            traceback.print_exc()
         code = 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -7,6 +7,7 @@ from collections import Counter
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SIZES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "f16": 2, "bf16": 2, "s32": 4, "u32": 4, "f32": 4}
 SIZES |= {"s64": 8, "u64": 8, "f64": 8, "c64": 8}
+WITH_OPERANDS = ("all-gather-start", "collective-permute-start")  # what these give back has both
 _HEAD = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) .*\{\s*$")
 _OPERATION = re.compile(r"=\s+(.*?)\s([a-z\-]+)\(")
 _SHAPE = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
@@ -20,6 +21,14 @@ def _bytes(shapes: str) -> int:
         SIZES.get(kind, 4) * math.prod(int(n) for n in dims.split(",") if n)
         for kind, dims in _SHAPE.findall(shapes)
     )
+
+
+def _results(shapes: str) -> str:
+    """Of "(operands, results, maybe counters)" the results."""
+    each = [match[0] for match in _SHAPE.finditer(shapes)]
+    counters = sum(shape in ("u32[]", "s32[]") for shape in each)
+    values = len(each) - counters
+    return " ".join(each[values // 2 : values])
 
 
 def collective_bytes(text: str) -> dict[str, int]:
@@ -46,8 +55,7 @@ def collective_bytes(text: str) -> dict[str, int]:
         shapes, operation = found[1], found[2]
         kind = operation.removesuffix("-start")
         if kind in KINDS:
-            # what has begun gives back its operands too: of the two the larger half is the result
-            own[name][kind] += _bytes(shapes) // (2 if operation.endswith("-start") and "(" in shapes else 1)
+            own[name][kind] += _bytes(_results(shapes) if operation in WITH_OPERANDS else shapes)
         if operation == "fusion":
             continue
         trips = _TRIPS.search(line) if operation == "while" else None

@@ -6,6 +6,7 @@ also says whether the run fits, and how long a step takes at best.
 
 import dataclasses
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +19,8 @@ from launch.runtime.config import validate
 from launch.runtime.flops import program_flops
 from launch.runtime.mesh import path_name
 from launch.runtime.setup import prepare
+from rcg.errors import UserError
+from rcg.experiment import compute_options
 
 LITTLE_MEMORY = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 
@@ -65,9 +68,12 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("hosts", 1, hosts, lower_bound=1, flag_values=values)
 
 
-def use_devices(count: int) -> None:
+def use_devices(count: int, config: ConfigDict) -> None:
     """Makes the CPU look like so many devices, before anything touches one, and order a program's operations
-    for little memory, as accelerators do; by itself it begins all it can at once."""
+    for little memory, as accelerators do; by itself it begins all it can at once. The devices planned for
+    are taken for accelerators, which "auto" means bfloat16 on."""
+    if config.compute.dtype == "auto":
+        config.compute.dtype = "bfloat16"
     os.environ["JAX_PLATFORMS"] = "cpu"
     flags_given = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags_given} --xla_force_host_platform_device_count={count} {LITTLE_MEMORY}"
@@ -77,9 +83,13 @@ def use_devices(count: int) -> None:
 def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa: B008
     """Prints the plan of `config` on the devices there are."""
     validate(config, jax.device_count())
+    if jax.device_count() % hardware.hosts:
+        raise UserError(f"--hosts={hardware.hosts} can't share {jax.device_count()} devices equally")
     setup = prepare(config)
     state = setup.abstract
-    print(f"{config.experiment} on {dict(setup.mesh.shape)} of {jax.devices()[0].device_kind}\n")
+    dtype = compute_options(config.compute)["dtype"]
+    kind = jax.devices()[0].device_kind
+    print(f"{config.experiment} on {dict(setup.mesh.shape)} of {kind}, computing in {dtype}\n")
     rows = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
         spec = tuple(leaf.sharding.spec) or "replicated"
@@ -107,18 +117,18 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
     traced = setup.trace_step()
     programs = [traced.lower().compile(in_haste)]
     wide = _in_float32(config)
-    note = f"  at most: {config.compute.dtype} as a CPU computes it" if wide else ""
+    note = f"  at most: {dtype} as a CPU computes it" if wide else ""
     if wide:
         programs.append(prepare(wide).trace_step().lower().compile(in_haste))
     used = [program.memory_analysis() for program in programs]
-    temporaries = 0
+    temporaries = total = 0
     if all(memory is not None for memory in used):
         temporaries = min(memory.temp_size_in_bytes for memory in used)
         print(f"  {'temporaries (peak)':20} {_gib(temporaries):>12}{note}")
         total = used[0].argument_size_in_bytes + temporaries
         total += used[0].output_size_in_bytes - used[0].alias_size_in_bytes
         print(f"  {'in all':20} {_gib(total):>12}")
-    flops = program_flops(traced.jaxpr) / setup.mesh.size
+    flops = program_flops(_plain(config, traced)) / setup.mesh.size
     print(f"\nFLOPs per step and device {flops:.3e}, matrix products and convolutions")
     sent = min(
         (collectives.collective_bytes(program.as_text()) for program in programs),
@@ -130,7 +140,7 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
     held = sum(bytes_per_device(tree) for name, tree in parts.items() if name != "batch")
     _print_hosts(setup.frozen_abstract, setup.mesh.size, held, hardware.hosts)
     if hardware.memory_gib:
-        room = hardware.memory_gib * 2**30 - held - temporaries
+        room = hardware.memory_gib * 2**30 - max(total, held)
         says = f"{_gib(room)} left" if room > 0 else f"too large by {_gib(-room)}{_advice(config)}"
         needs = f"{_gib(held)} held, {_gib(temporaries)} for a step"
         print(f"of {hardware.memory_gib:g} GiB a device: {needs}: {says}")
@@ -149,6 +159,17 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
                 print(f"a step at {limit}: {seconds * 1e3:.1f} ms at best")
         print(f"at half of that: {2 * max(times.values()):.3f} s")
     return 0
+
+
+def _plain(config: ConfigDict, traced: Any) -> Any:
+    """The step's jaxpr with attention written out: a fused kernel does not say what it computes, and a head
+    at a time some is computed twice."""
+    if config.compute.attention == "einsum":
+        return traced.jaxpr
+    plain = config.copy_and_resolve_references()
+    with plain.unlocked():
+        plain.compute.attention = "einsum"
+    return prepare(plain).trace_step().jaxpr
 
 
 def _in_float32(config: ConfigDict) -> ConfigDict | None:
@@ -181,5 +202,5 @@ def _print_hosts(frozen, devices: int, held: int, hosts: int) -> None:
     largest = max(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
     print(
         f"\n{hosts} host(s) with {devices // hosts} device(s) each: {_gib(held * (devices // hosts))} on the "
-        f"devices of one; in its own memory an array at a time, the largest {_gib(largest)}"
+        f"devices of one; in its own memory a few arrays at a time, the largest {_gib(largest)}"
     )

@@ -1,4 +1,5 @@
-"""How much arithmetic a program asks for, read from its jaxpr: the same for every backend and mesh."""
+"""How much arithmetic a program asks for, read from its jaxpr. Fused attention hides in a kernel and counts
+nothing: trace with `compute.attention` "einsum" to count it, the same for every backend and mesh."""
 
 import math
 from collections.abc import Iterator

@@ -50,7 +50,13 @@ def _trained_by(file: str) -> Component:
     described = {name: describe(path) for name, path in config.get("components", {}).items() if path}
     factory = registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
     experiment = factory(config, described, None)
-    variables = jax.eval_shape(lambda key: experiment.export(*experiment.init(key)), jax.random.key(0))
+    frozen = {name: held.variables for name, held in described.items()}
+
+    def made(key, frozen):
+        variables = experiment.export(*experiment.init(key))
+        return experiment.compose(variables, frozen) if experiment.compose else variables
+
+    variables = jax.eval_shape(made, jax.random.key(0), frozen)
     return Component(experiment.kind, experiment.architecture, variables)
 
 
@@ -64,7 +70,10 @@ def describe(path: str) -> Component:
         return component.describe(path)
     name = path.removeprefix(PREFIX)
     if os.path.isfile(name.partition(":")[0]):
-        planned = _trained_by(name)
+        try:
+            planned = _trained_by(name)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
     elif name in PLANS:
         planned = PLANS[name]()
     else:

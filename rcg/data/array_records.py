@@ -104,7 +104,9 @@ def write(
       UserError: shards of another source or another number are there, or the disk can't take them.
     """
     os.makedirs(folder, exist_ok=True)
+    names = hashlib.sha256("\n".join(map(source.name, range(len(source)))).encode()).hexdigest()
     wanted = {"records": len(source), "shards": shards, "first": source.name(0), "split": split}
+    wanted |= {"names": names, "label_names": list(source.label_names)}
     plan = os.path.join(folder, f"{split}.plan.json")
     if os.path.exists(plan):
         found = json_files.read(plan, f"take {folder} away")

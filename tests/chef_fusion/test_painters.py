@@ -1,8 +1,10 @@
 """The judge of pictures, and RCG as the chef's second image decoder."""
 
+import functools
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -40,6 +42,19 @@ def folder(tmp_path_factory):
 def lines(workdir):
     with open(workdir / "metrics/metrics.jsonl") as f:
         return [json.loads(line) for line in f]
+
+
+def test_a_judge_that_begins_at_half_the_resolution():
+    fields = {"image_size": 16, "bases": ("a", "b"), "ingredients": ("c",), "widths": (8, 16)}
+    sizes = {}
+    for half in (False, True):
+        module = judge.build(fields | {"begin_at_half": half})
+        variables = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+        run = functools.partial(module.apply, capture_intermediates=True)
+        (kinds, present), seen = jax.eval_shape(run, variables, jnp.zeros((3, 16, 16, 3)))
+        assert kinds.shape == (3, 2) and present.shape == (3, 1)
+        sizes[half] = [seen["intermediates"][f"conv_{i}"]["__call__"][0].shape[1] for i in range(2)]
+    assert sizes == {False: [16, 8], True: [8, 4]}
 
 
 def test_the_judge_learns(folder):

@@ -129,6 +129,7 @@ def test_a_cache_of_something_else_is_refused(chain, tmp_path):
     refused("component encoder of train differ", **{"components.encoder": str(tmp_path / "other")})
     refused("augment of train differ", **{"data.augment": "none"})
     refused("records, images of train differ", **{"data.num_records": 63})
+    refused("dtype of train differ", **{"compute.dtype": "bfloat16"})
     refused("holds no cache of the split train", **{"data.cache": str(tmp_path / "nowhere")})
     with pytest.raises(UserError, match="nothing that is computed beforehand"):
         from configs.rcg import vqgan

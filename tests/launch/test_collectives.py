@@ -40,3 +40,19 @@ def test_a_loop_counts_as_often_as_it_runs(mesh):
     total = sum(collective_bytes(text).values())
     one = 8 * 64 * 4  # partial products are summed in each layer, and maybe the end gathered
     assert total in (5 * one, 6 * one)
+
+
+STARTED = """
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %a = (f32[1024]{0}, f32[1024]{0}) all-reduce-start(%x, %y), to_apply=%add
+  %b = (f32[1024]{0}, f32[8192]{0}) all-gather-start(%x), dimensions={0}
+  %c = ((f32[2]{0}, f32[4]{0}), (f32[16]{0}, f32[32]{0})) all-gather-start(%x, %y), dimensions={0}
+  %d = (f32[64]{0}, f32[64]{0}, u32[], u32[]) collective-permute-start(%x)
+}
+"""
+
+
+def test_what_is_begun_and_ended_later_counts_by_its_results():
+    """As GPUs and TPUs have it: some kinds give back their operands beside the results, some do not."""
+    found = collective_bytes(STARTED)
+    assert found == {"all-reduce": 8192, "all-gather": 4 * (8192 + 48), "collective-permute": 256}

@@ -112,6 +112,37 @@ def test_a_step_that_does_not_fit(components, capsys):
     assert re.search(r"too large by .*; try --config.compute.remat=full", capsys.readouterr().out)
 
 
+def test_devices_that_are_not_here_are_taken_for_accelerators(monkeypatch, components):
+    monkeypatch.setattr(dry_run.os, "environ", {})
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    for asked, computed in (("auto", "bfloat16"), ("float32", "float32")):
+        config = cli.read_config("configs/rcg/rdm.py:variant=base", {"compute.dtype": asked})
+        dry_run.use_devices(4, config)
+        assert config.compute.dtype == computed
+
+
+def test_hosts_share_the_devices_equally(components):
+    config = cli.read_config("configs/rcg/rdm.py:variant=base")
+    config.components.encoder = str(components / "encoder")
+    with pytest.raises(UserError, match="--hosts=3 can't share 8 devices"):
+        dry_run.report(config, dry_run.Hardware(hosts=3))
+
+
+def test_attention_of_every_kind_costs_the_same(capsys):
+    """The plan says what the model asks for, not what a kernel hides or what is computed twice."""
+    counts = set()
+    for attention in ("einsum", "mapped"):
+        fields = {"compute.attention": attention, "batch_size": 8}
+        dry_run.report(cli.read_config("configs/rcg/moco_v3.py:runlocal", fields))
+        counts.add(re.search(r"FLOPs per step and device (\S+),", capsys.readouterr().out)[1])
+    assert len(counts) == 1
+
+
+def test_an_error_in_a_plan_names_the_plan():
+    with pytest.raises(UserError, match=r"^plan:configs/rcg/rdm.py: .*encoder"):
+        planned.describe("plan:configs/rcg/rdm.py")
+
+
 def test_an_unknown_plan():
     with pytest.raises(UserError, match='"plan:opt/7b" is unknown; there are: plan:'):
         planned.describe("plan:opt/7b")
@@ -138,6 +169,7 @@ def test_what_is_said_to_be_held_is_what_the_compiled_step_takes(mesh, component
 def test_a_plan_for_devices_that_are_not_here(components):
     flags = [f"--config.components.encoder={components / 'encoder'}", "--config.mesh.data=4"]
     flags += ["--config.mesh.fsdp=4", "--devices=16", "--device_tflops=900", "--link_gbs=100"]
+    flags += ["--config.model.width=256", "--config.model.bottleneck=256", "--config.model.depth=2"]
     command = [sys.executable, "-m", "launch.train", "--config=configs/rcg/rdm.py:variant=base", "--dry_run"]
     done = subprocess.run([*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]

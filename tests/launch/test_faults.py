@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 from configs.rcg import rdm as rdm_config
 from launch import train as trainer
 from launch.runtime import checkpoint, cli
+from launch.runtime.checkpoint import Checkpoints
 from launch.runtime.progress import Progress
+from launch.runtime.setup import prepare
 from launch.train import train
 from rcg import cache
 from rcg.data import ArraySource, array_records
@@ -110,6 +113,50 @@ def test_a_damaged_checkpoint_is_named_and_passed_over_only_when_told(
     assert train(config(chain), str(workdir), allow_older=True) == 0
     assert (workdir / f"checkpoints/damaged.{STEPS}").is_dir()
     assert outcome(workdir) == straight
+
+
+def test_only_damage_is_passed_over(chain, tmp_path, monkeypatch):
+    """Whatever else goes wrong while a checkpoint is read is no reason to leave it."""
+    workdir = tmp_path / "run"
+    short = config(chain, total_steps=4)
+    assert train(short, str(workdir)) == 0
+    shutil.rmtree(workdir / "component")
+    before = sorted(p.name for p in (workdir / "checkpoints").iterdir())
+
+    def no_memory(*args, **kwargs):
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+
+    monkeypatch.setattr("orbax.checkpoint.CheckpointManager.restore", no_memory)
+    with pytest.raises(cli.RunError, match="RESOURCE_EXHAUSTED.*though its files are what was written"):
+        train(short, str(workdir), allow_older=True)
+    assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == before
+
+
+def test_what_is_set_aside_twice_has_two_names(chain, tmp_path):
+    workdir = tmp_path / "run"
+    assert train(config(chain, total_steps=6), str(workdir)) == 0
+    held = Checkpoints(str(workdir))
+    last = held.latest()
+    copy = tmp_path / "copy"
+    shutil.copytree(workdir / f"checkpoints/{last}", copy)
+    assert held.set_aside(last).endswith(f"damaged.{last}")
+    shutil.copytree(copy, workdir / f"checkpoints/{last}")
+    assert held.set_aside(last).endswith(f"damaged.{last}.1")
+
+
+def test_a_save_does_not_wait_for_checksums(chain, tmp_path, monkeypatch):
+    """A large checkpoint takes its time to be read again; what SIGTERM saves must not."""
+    release = threading.Event()
+    monkeypatch.setattr(checkpoint, "checksums", lambda folder: release.wait() and {})
+    held = Checkpoints(str(tmp_path), keep=2)
+    setup = prepare(config(chain))
+    state = setup.init_state()
+    for step in (1, 2):
+        held.save(step, state, {}, {})  # the second returns though nothing of the first is summed
+    threading.Timer(1.0, release.set).start()
+    held.save(3, state, {}, {})  # the first may be deleted now
+    assert release.is_set()
+    held.wait()
 
 
 def test_without_a_whole_checkpoint_there_is_no_fresh_start(chain, tmp_path):

@@ -58,6 +58,33 @@ def test_whoever_writes_them_they_are_the_same(folder, tmp_path, workers):
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
+def test_shards_of_other_names_are_refused(folder, tmp_path):
+    """Records in the same number under other names, or classes that changed their order."""
+    source = ImageFolder(str(folder))
+    array_records.write(source, str(tmp_path), "train", 2)
+
+    class Other:
+        label_names = ("a", "c", "b")
+
+        def __len__(self):
+            return len(source)
+
+        def __getitem__(self, i):
+            return source[i]
+
+        def name(self, i):
+            return source.name(i)
+
+    with pytest.raises(UserError, match="holds shards of other records"):
+        array_records.write(Other(), str(tmp_path), "train", 2)
+    renamed = Other()
+    renamed.label_names = source.label_names
+    renamed.name = lambda i: source.name(i) if i == 0 else f"other {i}"
+    with pytest.raises(UserError, match="holds shards of other records"):
+        array_records.write(renamed, str(tmp_path), "train", 2)
+    assert array_records.write(source, str(tmp_path), "train", 2)["records"] == len(source)
+
+
 def test_training_from_shards_is_training_from_files(folder, tmp_path):
     from configs.common import images
 

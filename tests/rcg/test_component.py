@@ -1,6 +1,10 @@
 """Components: whole or not at all, the same bits back, one line when something is wrong."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +17,7 @@ from rcg import component
 from rcg.component import Component
 from rcg.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = {
     "params": {"a": {"kernel": np.arange(64.0, dtype=np.float32).reshape(8, 8)}},
     "batch_stats": {"count": np.arange(3, dtype=np.int32), "mean": np.arange(3, dtype=np.float32)},
@@ -50,6 +55,40 @@ def test_what_others_are_compared_by_stays_exact(tmp_path):
     component.save(str(tmp_path / "k"), Component("rcg.kmeans", {}, VARIABLES))
     back = component.load(str(tmp_path / "k"), dtype=jnp.bfloat16).variables
     assert back["params"]["a"]["kernel"].dtype == jnp.float32
+
+
+SAVES = """
+import sys, threading, time
+import numpy as np
+from rcg import component
+
+def held():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("RssAnon"))) / 2**20
+
+def watch():
+    while True:
+        peak[0] = max(peak[0], held())
+        time.sleep(0.01)
+
+folder = sys.argv[1]
+arrays = np.memmap(f"{folder}/arrays", np.float32, "w+", shape=(16, 4096, 4096))
+component.save(f"{folder}/first", component.Component("any", {}, {"params": {"a": arrays[0, :8]}}))
+before, peak = held(), [0.0]
+threading.Thread(target=watch, daemon=True).start()
+leaves = {str(i): array.T for i, array in enumerate(arrays)}
+component.save(f"{folder}/component", component.Component("any", {}, {"params": leaves}))
+print(peak[0] - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's account of memory")
+def test_saving_holds_a_few_arrays_at_a_time(tmp_path):
+    """A network as large as memory can be converted: 1 GiB of mapped arrays, 64 MiB each."""
+    done = subprocess.run([sys.executable, "-c", SAVES, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    print(f"{float(done.stdout):.2f} GiB held")
+    assert float(done.stdout) < 0.6
 
 
 def test_saving_again_replaces_it(saved):
