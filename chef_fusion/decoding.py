@@ -14,7 +14,8 @@ import flax
 import jax
 import jax.numpy as jnp
 
-from chef_fusion.backbones.opt import OPT, KeysValues
+from chef_fusion.backbones.attention import KeysValues, flat
+from chef_fusion.backbones.opt import OPT
 from rcg.errors import UserError
 
 Array = jax.Array
@@ -110,7 +111,7 @@ class State(flax.struct.PyTreeNode):
     """A batch of B texts being written.
 
     Attributes:
-      cache: each layer's keys and values [B, H, S, D]; the first `filled` are there.
+      cache: each layer's keys and values [B * H, S, D]; the first `filled` are there.
       visible: bool [B, S]: not padding. positions: int32 [B], of the next token.
       logits: float32 [B, V], of the next token.
       tokens: int32 [B, N], the first `count` of them written; `hidden`: the last hidden state that each had
@@ -163,7 +164,7 @@ def start(
     """
     B, T, E = embeddings.shape
     hidden, kept = lm.opt.apply(variables, embeddings, mask)
-    cache = [tuple(jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0))) for x in pair) for pair in kept]
+    cache = [tuple(jnp.pad(flat(x), ((0, 0), (0, room), (0, 0))) for x in pair) for pair in kept]
     none = jnp.zeros(B, jnp.int32)
     return State(
         cache=cache,

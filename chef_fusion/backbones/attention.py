@@ -14,6 +14,12 @@ KeysValues = tuple[Array, Array]  # each [B, H, S, D]
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
+def flat(x: Array) -> Array:
+    """[B, H, S, D] -> [B * H, S, D], a cache's form: XLA's matrix products take it as it is. In another form
+    the update would be done twice, for the product and for the cache, on two copies of the whole."""
+    return x.reshape(-1, *x.shape[2:])
+
+
 class Attention(nn.Module):
     """softmax(q k^T / sqrt(D)) v between the positions of x, and of the past."""
 
@@ -31,7 +37,7 @@ class Attention(nn.Module):
         Args:
           mask: bool, [B or 1, 1, T or 1, S], S the number of keys in all.
           past: keys and values of earlier positions. Without `index`, x's own follow them. With it they are
-            a cache, which x's own are written into, from `index` on.
+            a cache, [B * H, S, D] each, which x's own are written into, from `index` on.
         """
         B, T, W = x.shape
         project = functools.partial(
@@ -41,15 +47,18 @@ class Attention(nn.Module):
             project(W, name=name)(x).reshape(B, T, self.num_heads, -1).swapaxes(1, 2)  # [B, H, T, D]
             for name in PROJECTIONS[:3]
         )
-        if past is not None and index is None:
-            k, v = (jnp.concatenate(pair, axis=2) for pair in zip(past, (k, v), strict=True))
-        elif past is not None:
-            k, v = (
-                jax.lax.dynamic_update_slice_in_dim(old, new, index, axis=2)
+        if past is None:
+            kept = k, v
+        elif index is None:
+            kept = k, v = tuple(jnp.concatenate(pair, axis=2) for pair in zip(past, (k, v), strict=True))
+        else:
+            kept = tuple(
+                jax.lax.dynamic_update_slice_in_dim(old, flat(new), index, axis=1)
                 for old, new in zip(past, (k, v), strict=True)
             )
+            k, v = (x.reshape(B, self.num_heads, -1, x.shape[-1]) for x in kept)
         out = attend(q, k, v, mask, impl=self.attention).swapaxes(1, 2).reshape(B, T, W)
-        return project(W, name="out_proj")(out), (k, v)
+        return project(W, name="out_proj")(out), kept
 
 
 def attention_rules(ours: str, theirs: str) -> list[Rule]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from chef_fusion.backbones import opt, published
+from chef_fusion.backbones.attention import flat
 from rcg.torch_weights import import_variables
 from tests.reference.parity import close, under
 
@@ -65,7 +66,7 @@ def test_cached_keys_give_the_same(golden, kind):
     seen = opt.causal_mask(rest, T)
     appended, _ = module.apply(variables, parts[1], seen, positions=positions, past=past)
     close("appended", appended, whole[:, 8:], 1e-5)
-    room = [tuple(jnp.pad(x, ((0, 0), (0, 0), (0, 20 - 8), (0, 0))) for x in kv) for kv in past]
+    room = [tuple(jnp.pad(flat(x), ((0, 0), (0, 20 - 8), (0, 0))) for x in kv) for kv in past]
     seen = jnp.pad(seen, ((0, 0), (0, 0), (0, 0), (0, 20 - T)))
     written, _ = module.apply(variables, parts[1], seen, positions=positions, past=room, index=8)
     close("written", written, whole[:, 8:], 1e-5)
