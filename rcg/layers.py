@@ -273,10 +273,14 @@ class UpsampleConv(nn.Module):
         B, H, W, C = x.shape
         kernel = self.param("kernel", torch_linear_init, (3, 3, C, C))
         bias = self.param("bias", nn.initializers.zeros, (C,)).astype(self.dtype)
-        sums = jnp.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], kernel.dtype)  # [position, 2, 3]
+
+        def folded(taps: Array, position: int) -> Array:  # [3, ...] -> [2, ...]
+            first, middle, last = taps
+            return jnp.stack([first + middle, last] if position else [first, middle + last])
 
         def position(p: int, q: int) -> Array:
-            taps = jnp.einsum("ai,bj,ijcd->abcd", sums[p], sums[q], kernel, precision="highest")
+            taps = folded(kernel, p).swapaxes(0, 1)
+            taps = folded(taps, q).swapaxes(0, 1)
             padding = ((1 - p, p), (1 - q, q))
             numbers = ("NHWC", "HWIO", "NHWC")
             return jax.lax.conv_general_dilated(
