@@ -18,7 +18,7 @@ from launch.runtime import collectives
 from launch.runtime.config import validate
 from launch.runtime.flops import program_flops
 from launch.runtime.mesh import path_name
-from launch.runtime.setup import prepare
+from launch.runtime.setup import Setup, prepare
 from rcg.errors import UserError
 from rcg.experiment import compute_options
 
@@ -80,85 +80,113 @@ def use_devices(count: int, config: ConfigDict) -> None:
     jax.config.update("jax_platforms", "cpu")
 
 
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a step takes on each device: bytes, FLOPs, bytes sent to the others by kind of collective.
+
+    Attributes:
+      step: temporaries. total: they, and all that goes in and out. note: what is to be said of these.
+    """
+
+    held: int
+    step: int
+    total: int
+    flops: float
+    sent: dict[str, int]
+    note: str = ""
+
+
 def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa: B008
-    """Prints the plan of `config` on the devices there are."""
+    """Prints the plan of `config` on the devices there are.
+
+    Raises:
+      UserError: hosts that can't share them equally.
+    """
     validate(config, jax.device_count())
     if jax.device_count() % hardware.hosts:
         raise UserError(f"--hosts={hardware.hosts} can't share {jax.device_count()} devices equally")
     setup = prepare(config)
-    state = setup.abstract
-    dtype = compute_options(config.compute)["dtype"]
-    kind = jax.devices()[0].device_kind
+    kind, dtype = jax.devices()[0].device_kind, compute_options(config.compute)["dtype"]
     print(f"{config.experiment} on {dict(setup.mesh.shape)} of {kind}, computing in {dtype}\n")
+    _print_parameters(setup)
+    parts = {
+        "parameters": setup.abstract.params,
+        "optimiser": setup.abstract.opt_state,
+        "EMA": setup.abstract.ema,
+        "method's own state": setup.abstract.extra,
+        "frozen networks": setup.frozen_abstract,
+        "batch": setup.batch_abstract,
+    }
+    sizes = {name: bytes_per_device(tree) for name, tree in parts.items()}
+    print("\nper device")
+    for name, size in sizes.items():
+        print(f"  {name:20} {_gib(size):>12}")
+    needs = _needs(config, setup, sum(sizes.values()) - sizes["batch"])
+    if needs.total:
+        print(f"  {'temporaries (peak)':20} {_gib(needs.step):>12}{needs.note}")
+        print(f"  {'in all':20} {_gib(needs.total):>12}")
+    print(f"\nFLOPs per step and device {needs.flops:.3e}, matrix products and convolutions")
+    told = ", ".join(f"{kind} {_gib(size)}" for kind, size in sorted(needs.sent.items()) if size)
+    sent = f"{_gib(sum(needs.sent.values()))}{f' ({told})' if told else ''}{needs.note}"
+    print(f"between devices, per step and device {sent}")
+    _print_hosts(setup.frozen_abstract, setup.mesh.size, needs.held, hardware.hosts)
+    if hardware.memory_gib:
+        room = hardware.memory_gib * 2**30 - max(needs.total, needs.held)
+        says = f"{_gib(room)} left" if room > 0 else f"too large by {_gib(-room)}{_advice(config)}"
+        takes = f"{_gib(needs.held)} held, {_gib(needs.step)} for a step"
+        print(f"of {hardware.memory_gib:g} GiB a device: {takes}: {says}")
+    _print_times(needs, hardware)
+    return 0
+
+
+def _print_parameters(setup: Setup) -> None:
     rows = []
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state.params):
+    for path, leaf in jax.tree_util.tree_leaves_with_path(setup.abstract.params):
         spec = tuple(leaf.sharding.spec) or "replicated"
         rows.append((path_name(path), leaf.shape, leaf.dtype.name, int(np.prod(leaf.shape)), spec))
     width = max((len(row[0]) for row in rows), default=len("parameter"))
     print(f"{'parameter':{width}} {'shape':>20} {'dtype':>9} {'size':>12}  sharding")
     for name, shape, dtype, size, spec in rows:
         print(f"{name:{width}} {shape!s:>20} {dtype:>9} {size:>12,}  {spec}")
-    print(f"\ntrained parameters {parameter_overview.count_parameters(state.params):,}")
+    print(f"\ntrained parameters {parameter_overview.count_parameters(setup.abstract.params):,}")
     for name, tree in setup.frozen_abstract.items():
         print(f"frozen {name} {int(parameter_overview.count_parameters(tree)):,}")
-    print("\nper device")
-    parts = {
-        "parameters": state.params,
-        "optimiser": state.opt_state,
-        "EMA": state.ema,
-        "method's own state": state.extra,
-        "frozen networks": setup.frozen_abstract,
-        "batch": setup.batch_abstract,
-    }
-    for name, tree in parts.items():
-        print(f"  {name:20} {_gib(bytes_per_device(tree)):>12}")
+
+
+def _needs(config: ConfigDict, setup: Setup, held: int) -> Needs:
+    """Compiles the step."""
     # on a CPU, memory and FLOPs are settled before machine code is made: make it in haste
     in_haste = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    traced = setup.trace_step()
+    traced, wide = setup.trace_step(), _in_float32(config)
     programs = [traced.lower().compile(in_haste)]
-    wide = _in_float32(config)
-    note = f"  at most: {dtype} as a CPU computes it" if wide else ""
     if wide:
         programs.append(prepare(wide).trace_step().lower().compile(in_haste))
     used = [program.memory_analysis() for program in programs]
-    temporaries = total = 0
+    step = total = 0
     if all(memory is not None for memory in used):
-        temporaries = min(memory.temp_size_in_bytes for memory in used)
-        print(f"  {'temporaries (peak)':20} {_gib(temporaries):>12}{note}")
-        total = used[0].argument_size_in_bytes + temporaries
-        total += used[0].output_size_in_bytes - used[0].alias_size_in_bytes
-        print(f"  {'in all':20} {_gib(total):>12}")
+        step = min(memory.temp_size_in_bytes for memory in used)
+        around = used[0].argument_size_in_bytes + used[0].output_size_in_bytes
+        total = around - used[0].alias_size_in_bytes + step
     flops = program_flops(_plain(config, traced)) / setup.mesh.size
-    print(f"\nFLOPs per step and device {flops:.3e}, matrix products and convolutions")
-    sent = min(
-        (collectives.collective_bytes(program.as_text()) for program in programs),
-        key=lambda of_kind: sum(of_kind.values()),
-    )
-    told = ", ".join(f"{kind} {_gib(size)}" for kind, size in sorted(sent.items()) if size)
-    total_sent = sum(sent.values())
-    print(f"between devices, per step and device {_gib(total_sent)}{f' ({told})' if told else ''}{note}")
-    held = sum(bytes_per_device(tree) for name, tree in parts.items() if name != "batch")
-    _print_hosts(setup.frozen_abstract, setup.mesh.size, held, hardware.hosts)
-    if hardware.memory_gib:
-        room = hardware.memory_gib * 2**30 - max(total, held)
-        says = f"{_gib(room)} left" if room > 0 else f"too large by {_gib(-room)}{_advice(config)}"
-        needs = f"{_gib(held)} held, {_gib(temporaries)} for a step"
-        print(f"of {hardware.memory_gib:g} GiB a device: {needs}: {says}")
-    if hardware.tflops or hardware.bandwidth_gbs:
-        moved = 2 * held  # everything that is held is read in the forward and the backward pass
-        times = {
-            f"{hardware.tflops:g} TFLOP/s": flops / (hardware.tflops * 1e12) if hardware.tflops else 0.0,
-            f"{hardware.bandwidth_gbs:g} GB/s": moved / (hardware.bandwidth_gbs * 1e9)
-            if hardware.bandwidth_gbs
-            else 0.0,
-        }
-        if hardware.link_gbs:
-            times[f"{hardware.link_gbs:g} GB/s between devices"] = total_sent / (hardware.link_gbs * 1e9)
-        for limit, seconds in times.items():
-            if seconds:
-                print(f"a step at {limit}: {seconds * 1e3:.1f} ms at best")
-        print(f"at half of that: {2 * max(times.values()):.3f} s")
-    return 0
+    sent = [collectives.collective_bytes(program.as_text()) for program in programs]
+    note = f"  at most: {config.compute.dtype} as a CPU computes it" if wide else ""
+    return Needs(held, step, total, flops, min(sent, key=lambda kinds: sum(kinds.values())), note)
+
+
+def _print_times(needs: Needs, hardware: Hardware) -> None:
+    """How long a step takes at best, by each limit that is given."""
+    if not (hardware.tflops or hardware.bandwidth_gbs):
+        return
+    moved = 2 * needs.held  # everything that is held is read in the forward and the backward pass
+    limits = {
+        f"{hardware.tflops:g} TFLOP/s": (needs.flops, hardware.tflops * 1e12),
+        f"{hardware.bandwidth_gbs:g} GB/s": (moved, hardware.bandwidth_gbs * 1e9),
+        f"{hardware.link_gbs:g} GB/s between devices": (sum(needs.sent.values()), hardware.link_gbs * 1e9),
+    }
+    times = {limit: work / rate for limit, (work, rate) in limits.items() if rate and work}
+    for limit, seconds in times.items():
+        print(f"a step at {limit}: {seconds * 1e3:.1f} ms at best")
+    print(f"at half of that: {2 * max(times.values(), default=0.0):.3f} s")
 
 
 def _plain(config: ConfigDict, traced: Any) -> Any:
