@@ -187,8 +187,9 @@ def load(path: str, kind: str | None = None, sharding: Any = None, dtype: Any = 
 
     abstract = jax.tree.map(target, held_in(component, dtype), sharding)
     try:
-        largest = max((leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract)), default=0)
-        handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=1 + largest // 10**9)
+        # a few arrays at a time; the largest must have room, in the file's dtype and in that it is held in
+        largest = max((leaf.size for leaf in jax.tree.leaves(abstract)), default=0)
+        handler = ocp.StandardCheckpointHandler(restore_concurrent_gb=1 + 8 * largest // 10**9)
         with ocp.Checkpointer(handler) as checkpointer:
             params = os.path.join(os.path.abspath(path), "params")
             variables = checkpointer.restore(params, args=ocp.args.StandardRestore(abstract))
