@@ -151,8 +151,10 @@ def test_a_save_does_not_wait_for_checksums(chain, tmp_path, monkeypatch):
     held = Checkpoints(str(tmp_path), keep=2)
     setup = prepare(config(chain))
     state = setup.init_state()
+    threading.Timer(10.0, release.set).start()  # lest a save that waits do so for ever
     for step in (1, 2):
         held.save(step, state, {}, {})  # the second returns though nothing of the first is summed
+    assert not release.is_set()
     threading.Timer(1.0, release.set).start()
     held.save(3, state, {}, {})  # the first may be deleted now
     assert release.is_set()
