@@ -53,7 +53,7 @@ def _full(c: ConfigDict) -> None:
     settings(
         c,
         lm={
-            "total_steps": 2800,
+            "total_steps": 2000,
             "log_steps": 20,
             "model__hidden_size": 256,
             "model__ffn_dim": 1024,
@@ -73,7 +73,7 @@ def _full(c: ConfigDict) -> None:
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
         },
-        vae={"total_steps": 2000, "model__block_out_channels": (24, 48, 96)},
+        vae={"total_steps": 1600, "model__block_out_channels": (24, 48, 96)},
         sd={"total_steps": 2000, "batch_size": 16},
         encoder={"total_steps": 1200},
         # 8 x 8 tokens
@@ -84,7 +84,10 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 3000, "data__image_size": 64},
         mage_alone={"total_steps": 3000, "data__image_size": 64},
         joints={
-            "total_steps": 1200,
+            "total_steps": 1800,
+            "optimizer__schedule": "cosine",
+            "optimizer__epoch_steps": 0,
+            "optimizer__decay_steps": 0,
             "log_steps": 20,
             "batch_size": 16,
             "model__num_visual_tokens": 8,
