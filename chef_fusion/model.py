@@ -314,15 +314,16 @@ def concatenate(x: Array, used: Array, bos: int) -> Array:
 
 
 def cross_entropy(
-    model: ChefFusion, frozen: Variables, rows: Rows, hidden: Array, labels: Array, chunk: int = 64
+    model: ChefFusion, frozen: Variables, rows: Rows, hidden: Array, labels: Array, most: int = 64
 ) -> tuple[Array, Array]:
     """Sum over the targets, and their number: hidden [B, T, E] at t predicts labels [B, T] at t.
 
-    The logits of a whole batch would be the largest array of a step: a chunk of positions at a time is
-    computed, and again for the gradient.
+    The logits of a whole batch would be the largest array of a step: a chunk of at most `most` positions at
+    a time is computed, and again for the gradient.
     """
     T = hidden.shape[1]
-    chunks = -(-T // chunk)
+    chunks = -(-T // most)
+    chunk = -(-T // chunks)  # of like lengths: less is padded
     pad = chunks * chunk - T
     hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0)))
     labels = jnp.pad(labels, ((0, 0), (0, pad)), constant_values=IGNORED)

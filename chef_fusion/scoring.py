@@ -17,6 +17,7 @@ from chef_fusion.generate import Chef
 from rcg.data import DecodeError, decode
 from rcg.errors import UserError
 
+RETRIEVABLE = 4096  # training photos to find the nearest in
 Judge = Callable[[list[Any]], tuple[Sequence[str], Sequence[frozenset[str]]]]
 
 
@@ -71,8 +72,7 @@ def score(
     """Photos to recipes (greedy), recipes to pictures, and the [IMG] decision.
 
     Args:
-      samples: at most so many held-out recipes, evenly spaced, and eight times as many training photos to
-        retrieve from.
+      samples: at most so many held-out recipes, evenly spaced.
       painting: see `generate.paint`; None: no pictures.
       target_text: what plain Stable Diffusion is told, see `recipes.TARGETS`.
       rcg: settings of `rcg.generate.generate_from`, where RCG paints too.
@@ -80,11 +80,13 @@ def score(
 
     Returns:
       name -> {"value", "samples"}. `i2t_*`: recipes written from photos; `retrieval_*`: the recipe of the
-      nearest training photo; `random_*`: that of another held-out photo. `t2i_clip_similarity`: of generated
-      with real pictures; `sd_...` of those that the image generator makes of the text by itself; `rcg_...` of
-      those that RCG makes of the same [IMG] states; `random_...` of another recipe's. `decision_accuracy`:
-      how often a picture comes after a text exactly if it should. Where dishes are of kinds,
-      `*_base_accuracy`; with a judge also of pictures, `real_...` being what the judge itself is worth.
+      nearest of at most RETRIEVABLE training photos; `random_*`: that of another held-out photo.
+      `t2i_clip_similarity`: of generated with real pictures; `sd_...` of those that the image generator
+      makes of the text by itself; `rcg_...` of those that RCG makes of the same [IMG] states;
+      `random_...` of another recipe's. `*_trained_parameters`: what was trained over the frozen networks,
+      the joints, for RCG also its RDM. `decision_accuracy`: how often a picture comes after a text exactly
+      if it should. Where dishes are of kinds, `*_base_accuracy`; with a judge also of pictures,
+      `real_...` being what the judge itself is worth.
     """
     recipes_there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
     count = min(samples, len(recipes_there))
@@ -119,7 +121,7 @@ def score(
     results["i2t_parsed"] = float(np.mean([recipes.parse(text) is not None for text in written]))
 
     pooled, projected = clip_features(chef, images)
-    known = min(8 * samples, training.num_recipes)
+    known = min(RETRIEVABLE, training.num_recipes)
     theirs, owners = photos_of(training, [i * training.num_recipes // known for i in range(known)])
     closest = metrics.nearest(pooled, clip_features(chef, theirs)[0])
     put("retrieval", [recipes.caption(training.recipe(owners[i])) for i in closest])
@@ -129,6 +131,8 @@ def score(
         texts = [held_out.text(i) for i in numbers]
         states = np.concatenate([d.states for d in _draw(chef, texts, key, batch_size, True)])
         made = generate.paint(chef, states, key, **painting)
+        trained = parameters(chef.params)
+        results |= {"t2i_trained_parameters": trained, "sd_trained_parameters": 0}
         results["t2i_images_per_second"] = speed(lambda: generate.paint(chef, states[:8], key, **painting))
         told = [held_out.target_text(i, target_text) for i in numbers]
         plain = generate.paint(chef, None, key, embeddings=generate.text_states(chef, told), **painting)
@@ -144,12 +148,18 @@ def score(
             results["rcg_clip_similarity"] = float(metrics.cosine(of_rcg, projected).mean())
             run = functools.partial(generate.paint_rcg, chef, states[:8], key, **rcg)
             results["rcg_images_per_second"] = speed(run)
+            results["rcg_trained_parameters"] = trained + parameters(chef.rcg.rdm.variables)
         for name, side in sides.items() if judge else ():
             kinds, seen = judge(list(side))
             put_base(f"{name}_picture", kinds)
             scores = metrics.set_scores(seen, wanted).items()
             results |= {f"{name}_picture_ingredient_{score}": value for score, value in scores}
     return {name: {"value": value, "samples": len(numbers)} for name, value in results.items()}
+
+
+def parameters(variables: Any) -> int:
+    """How many numbers there are in a tree of arrays."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
 def speed(run: Callable[[], Sequence[Any]]) -> float:

@@ -93,6 +93,7 @@ def _full(c: ConfigDict) -> None:
             "model__num_visual_tokens": 8,
             "data__max_tokens": 400,
             "data__length_buckets": (40, 170, 200),
+            "method__eval_samples": 64,
             "method__rcg_cfg_scale": 2.0,
             "method__rcg_temperature": 10.0,
         },

@@ -45,6 +45,7 @@ TABLES = (
             "picture_base_accuracy": "right dish",
             "picture_ingredient_f1": "ingredient F1",
             "images_per_second": "pictures a second",
+            "trained_parameters": "trained for it",
         },
     ),
     (

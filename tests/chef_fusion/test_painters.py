@@ -130,6 +130,8 @@ def test_both_painters_are_scored(folder, tmp_path):
     for name in ("first", "recipe", "picture", "both", "unchanged"):
         assert results[f"dialogue_{name}"]["samples"] == 4
     assert results["rcg_images_per_second"]["value"] > 0
+    trained = {name: results[f"{name}_trained_parameters"]["value"] for name in ("sd", "t2i", "rcg")}
+    assert trained["sd"] == 0 < trained["t2i"] < trained["rcg"]
     page = chef_report.tables(results, "joints/results.json")
     assert "RCG" in page and "nearest training photo" in page and "second recipe right" in page
 
