@@ -96,6 +96,7 @@ class ImageDecision(flax.struct.PyTreeNode):
       scale: above 1, the published code's knob: the logit of [IMG0] becomes its absolute value times this.
       min_words: tokens before the first picture may come.
       max_images: no more than this many. ends: the last of them ends the text.
+      at_end: a picture comes, whatever its logit, where the text would end without one.
       follow: the others follow the first; off only to do as the published code does with batches.
     """
 
@@ -104,6 +105,7 @@ class ImageDecision(flax.struct.PyTreeNode):
     min_words: int = 0
     max_images: int = 1
     ends: bool = False
+    at_end: bool = False
     follow: bool = flax.struct.field(pytree_node=False, default=True)
 
 
@@ -313,6 +315,10 @@ def advance(
         rows_keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), state.count))
         keys = rows_keys(jnp.arange(len(state.done)))
         chosen = choose(decide(lm, state, images), state.seen, keys, settings)
+        if lm.image_first is not None:
+            last = (chosen[:, None] == stop).any(1) | (state.words + 1 >= max_words)
+            missing = images.at_end & last & (state.images < images.max_images)
+            chosen = jnp.where(missing, lm.image_first, chosen)
         return ended(feed(lm, variables, rows, state, chosen, images, stop, pad_id))
 
     return jax.lax.while_loop(go_on, body, ended(state))

@@ -10,6 +10,7 @@ string gets bos before it, and the pieces follow one another without separators,
 
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from chef_fusion import decoding
 from chef_fusion import model as chef_model
@@ -207,9 +208,11 @@ def to_pixels(chef: Chef, image: Part) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnames="model")
-def _embed(model: Any, params: Any, frozen: Any, ids: Array, slots: Array, pixels: Array) -> Array:
+def _embed(model: Any, params: Any, frozen: Any, ids: Array, slots: Array, pixels: Array | None) -> Array:
     """ids [B, T]; slots [B, T]: which visual token stands there, -1 for none; pixels [N, S, S, 3]."""
     words = model.lm.embed(frozen["lm"], model.rows(params), ids)
+    if pixels is None:
+        return words
     visual = model.see(params, frozen, pixels)
     visual = visual.reshape(-1, visual.shape[-1]).astype(words.dtype)
     return jnp.where((slots >= 0)[..., None], visual[jnp.maximum(slots, 0)], words)
@@ -264,9 +267,10 @@ def begin(
             else:
                 ids[i, t] = token
     mask = np.arange(T) >= T - np.array([[len(row)] for row in rows])
-    side = chef.model.vision.vision.image_size
-    padded = np.zeros((decoding.bucket(len(pixels), 2**14), side, side, 3), np.uint8)
-    padded[: len(pixels)] = np.stack(pixels) if pixels else padded[:0]
+    padded = None
+    if pixels:  # one program for like numbers of photos
+        more = 2 ** math.ceil(math.log2(len(pixels))) - len(pixels)
+        padded = np.pad(np.stack(pixels), ((0, more), (0, 0), (0, 0), (0, 0)))
     embeddings = _embed(chef.model, chef.params, chef.frozen, ids, slots, padded)
     vocabulary = chef.model.joints.image_first + m
     seen = np.zeros((len(rows), vocabulary if settings.penalised else 0), bool)
@@ -385,7 +389,7 @@ def write(chef: Chef, prompts: Sequence[Sequence[Part]], key: Array, **options: 
 
 # --- pictures
 
-_SIZES = ("sd", "steps", "scheduler", "height", "width")
+_SIZES = ("sd", "steps", "scheduler", "height", "width", "strength")
 
 
 @functools.partial(jax.jit, static_argnames=_SIZES)
@@ -393,6 +397,12 @@ def _paint(sd, variables, key, embeddings, negative, cfg_scale, image=None, *, s
     return pipeline.generate(
         sd, variables, key, embeddings, negative, cfg_scale=cfg_scale, image=image, strength=strength, **sizes
     )
+
+
+def _fitted(photo: Part, height: int, width: int) -> np.ndarray:
+    """The middle of a photo in [0, 1], [height, width, 3]."""
+    whole = ImageOps.fit(clip.to_image(photo), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(whole, np.float32) / 255
 
 
 @functools.partial(jax.jit, static_argnames="model")
@@ -440,9 +450,14 @@ def paint(
     scheduler: str = "pndm",
     height: int = 0,
     width: int = 0,
+    photos: Sequence[Part] = (),
+    strength: float = 1.0,
     batch_size: int = 8,
 ) -> np.ndarray:
     """Pictures of [IMG] states [N, m, E], see `Draft`; or of text states ("embeddings") themselves.
+
+    Args:
+      photos: N of them to begin from, with a `strength` below 1: that share of the steps is taken.
 
     Returns:
       uint8 [N, height, width, 3].
@@ -451,11 +466,17 @@ def paint(
     if embeddings is None:
         embeddings = _map(chef.model, chef.params, jnp.asarray(states))
     unwanted = text_states(chef, [negative])
+    side = (height or chef.sd.default_size, width or chef.sd.default_size)
+    begun = np.stack([_fitted(photo, *side) for photo in photos]) if strength < 1 else None
     made = []
     for first in range(0, len(embeddings), batch_size):
         part = embeddings[first : first + batch_size]
         count = len(part)
-        part = jnp.pad(part, ((0, min(batch_size, len(embeddings)) - count), (0, 0), (0, 0)))
+        more = min(batch_size, len(embeddings)) - count
+        part = jnp.pad(part, ((0, more), (0, 0), (0, 0)))
+        image = None
+        if begun is not None:
+            image = np.pad(begun[first : first + batch_size], ((0, more), (0, 0), (0, 0), (0, 0)))
         images = _paint(
             chef.sd,
             chef.frozen["stable_diffusion"],
@@ -463,11 +484,12 @@ def paint(
             part,
             unwanted,
             cfg_scale,
+            image,
+            strength=strength,
             steps=steps,
             scheduler=scheduler,
             height=height,
             width=width,
         )
         made.append(np.round(255 * np.asarray(images[:count])).astype(np.uint8))
-    side = (height or chef.sd.default_size, width or chef.sd.default_size)
     return np.concatenate(made) if made else np.zeros((0, *side, 3), np.uint8)

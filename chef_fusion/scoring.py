@@ -97,6 +97,7 @@ def score(
     references = [recipes.caption(held_out.recipe(i)) for i in numbers]
     bases, wanted = zip(*(held_out.read(text) for text in references), strict=True)
     results: dict[str, float] = {}
+    decided: dict[str, dict[str, Any]] = {}
 
     def put_base(prefix: str, found: Sequence[str | None]) -> None:
         if any(bases):
@@ -140,7 +141,7 @@ def score(
         results["t2i_clip_similarity"] = float(metrics.cosine(mine, projected).mean())
         results["sd_clip_similarity"] = float(metrics.cosine(other, projected).mean())
         results["random_clip_similarity"] = float(metrics.cosine(np.roll(mine, 1, axis=0), projected).mean())
-        results |= decisions(chef, held_out, samples, key, batch_size)
+        decided = decisions(chef, held_out, samples, key, batch_size)
         sides = {"t2i": made, "sd": plain, "real": images}
         if chef.rcg is not None:
             sides["rcg"] = generate.paint_rcg(chef, states, key, **rcg)
@@ -154,7 +155,7 @@ def score(
             put_base(f"{name}_picture", kinds)
             scores = metrics.set_scores(seen, wanted).items()
             results |= {f"{name}_picture_ingredient_{score}": value for score, value in scores}
-    return {name: {"value": value, "samples": len(numbers)} for name, value in results.items()}
+    return {name: {"value": value, "samples": len(numbers)} for name, value in results.items()} | decided
 
 
 def parameters(variables: Any) -> int:
@@ -183,8 +184,9 @@ def _draw(chef: Chef, texts: list[str], key: jax.Array, batch_size: int, force: 
 
 def decisions(
     chef: Chef, held_out: RecipeSet, samples: int, key: jax.Array, batch_size: int = 16
-) -> dict[str, float]:
-    """Whether pictures come where they should, after at most `samples` texts of either kind."""
+) -> dict[str, dict[str, Any]]:
+    """Whether pictures come where they should, after at most `samples` texts of either kind; chance is 1/2
+    where there are both."""
     results, right = {}, []
     for should, name in ((True, "picture_where_wanted"), (False, "picture_where_not")):
         there = [i for i in range(held_out.num_recipes) if held_out.pictured(i) == should]
@@ -193,8 +195,9 @@ def decisions(
         came = [len(d.states) > 0 for d in _draw(chef, texts, key, batch_size, False)]
         right.append([c == should for c in came])
         if came:
-            results[name] = float(np.mean(came))
-    return results | {"decision_accuracy": float(np.mean([np.mean(r) for r in right if r]))}
+            results[name] = {"value": float(np.mean(came)), "samples": count}
+    accuracy = float(np.mean([np.mean(r) for r in right if r]))
+    return results | {"decision_accuracy": {"value": accuracy, "samples": sum(map(len, right))}}
 
 
 def shorten(chef: Chef, text: str) -> str:

@@ -42,10 +42,11 @@ class Settings:
 
     Attributes:
       max_words: tokens that may be written. sampling: how they are chosen.
-      pictures: "auto", as the model decides; "force", one at once (t2i) or at the end; "forbid".
+      pictures: "auto", as the model decides; "force", one at once (t2i) or after the text; "forbid".
       image_bias: added to the logit of [IMG0], "auto" only: above 0 for more pictures.
       image_scale: the published code's knob instead, see `ImageDecision`.
       steps, cfg_scale, scheduler, negative, height, width: of a picture, see `generate.paint`.
+      strength: below 1 a picture (t2i) begins from the photo of the message, and changes it by so much.
       rcg: settings of `rcg.generate.generate_from`, where RCG paints.
     """
 
@@ -60,6 +61,7 @@ class Settings:
     negative: str = ""
     height: int = 0
     width: int = 0
+    strength: float = 1.0
     rcg: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def paint(self) -> dict[str, Any]:
@@ -71,14 +73,14 @@ def content_of(message: Message) -> list[Part]:
     """A message's parts; a string alone is one.
 
     Raises:
-      UserError: no content, or parts that are neither text nor image.
+      UserError: parts that are neither text nor image, or nothing from the user.
     """
     content = message.get("content")
     parts = [content] if isinstance(content, str) else list(content or ())
     parts = [part for part in parts if not (isinstance(part, str) and not part.strip())]
     if message.get("role") not in ("user", "assistant"):
         raise UserError(f'a message\'s role is "user" or "assistant", not {message.get("role")!r}')
-    if not parts:
+    if not parts and message["role"] == "user":  # an answer may well be nothing
         raise UserError("the prompt is empty; give it text or an image")
     for part in parts:
         if not isinstance(part, str) and not hasattr(part, "convert") and not isinstance(part, np.ndarray):
@@ -144,8 +146,10 @@ def decision_of(task: str, settings: Settings, can_paint: bool) -> ImageDecision
     wanted = wanted if settings.pictures == "auto" else settings.pictures
     if wanted == "forbid" or (wanted == "auto" and not can_paint):
         return generate.NO_IMAGES
-    if wanted == "force":
+    if task == "t2i" and wanted == "force":
         return ImageDecision(bias=np.inf, ends=True)
+    if wanted == "force":
+        return ImageDecision(bias=-np.inf, ends=True, at_end=True)
     return ImageDecision(bias=settings.image_bias, scale=settings.image_scale, ends=True)
 
 
@@ -191,8 +195,9 @@ def reply_all(
     task = task or task_of(conversations[0])
     prompts = [prompt_of(messages, task) for messages in conversations]
     decision = decision_of(task, settings, chef.paints)
-    if task == "t2i" and not chef.rcg:
+    if (task == "t2i" or settings.pictures == "force") and not chef.rcg:
         generate.needs_images(chef)
+    photos = _begun_from(chef, prompts, task, settings) if settings.strength != 1 else []
     write_key, paint_key = jax.random.split(key)
     options = {"max_words": settings.max_words, "settings": settings.sampling, "images": decision}
     options["stop"] = ("\n",) if task in ("dialogue", "it2t") else ()
@@ -202,12 +207,27 @@ def reply_all(
         for drafts in generate.stream(chef, prompts, write_key, **options):
             on_text(drafts[0].text)
     states = np.concatenate([draft.states for draft in drafts])
+    begun = {"photos": photos, "strength": settings.strength} if photos else {}
     pictures: list[Any] = []
     if len(states) and chef.rcg is not None:
         pictures = list(generate.paint_rcg(chef, states, paint_key, **settings.rcg))
     elif len(states) and chef.sd is not None:
-        pictures = list(generate.paint(chef, states, paint_key, **settings.paint()))
+        pictures = list(generate.paint(chef, states, paint_key, **settings.paint(), **begun))
     return [_message(draft, prompt, task, pictures) for draft, prompt in zip(drafts, prompts, strict=True)]
+
+
+def _begun_from(chef: Chef, prompts: Sequence[Sequence[Part]], task: str, settings: Settings) -> list[Part]:
+    """The last photo of each prompt, which its picture begins from.
+
+    Raises:
+      UserError: a strength out of range, or nothing to begin from.
+    """
+    if not 0 < settings.strength < 1:
+        raise UserError(f"strength {settings.strength:g} must be above 0 and at most 1")
+    photos = [[part for part in prompt if not isinstance(part, str)][-1:] for prompt in prompts]
+    if task != "t2i" or chef.rcg is not None or not all(photos):
+        raise UserError("a strength below 1 needs the task t2i, Stable Diffusion and a photo: --image=<file>")
+    return [photo for (photo,) in photos]
 
 
 def _message(draft: Draft, prompt: Sequence[Part], task: str, pictures: list[Any]) -> dict[str, Any]:

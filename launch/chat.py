@@ -3,8 +3,8 @@
 Tokens appear as they are written; pictures are saved under --out and named. A line is a turn. Besides:
 
     /image <file>  shows a photo with the next turn
-    /picture       asks for a picture now
-    /seed <n>      draws differently from here on
+    /picture       asks for an answer with a picture
+    /seed <n>      draws differently from here on; 0 to 999999999
     /reset         forgets the conversation
     /save          writes the conversation to --out/conversation.json
     /quit          ends; so does the end of input
@@ -13,6 +13,7 @@ Tokens appear as they are written; pictures are saved under --out and named. A l
 import dataclasses
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -46,7 +47,8 @@ class Conversation:
 
         def on_text(so_far: str) -> None:
             nonlocal seen
-            if so_far.startswith(seen):  # the last token may be half a letter
+            so_far = so_far.rstrip("\ufffd")  # the last token may be half a letter
+            if so_far.startswith(seen):
                 write(so_far[len(seen) :])
                 seen = so_far
 
@@ -95,7 +97,7 @@ def obey(talk: Conversation, line: str, write: Any) -> bool:
     elif command == "/image":
         talk.photos.append(answering.read_photo(os.path.expanduser(rest)))
         write(f"{rest} goes with your next line\n")
-    elif command == "/seed" and rest.lstrip("-").isdigit():
+    elif command == "/seed" and re.fullmatch(r"\d{1,9}", rest, re.ASCII):
         talk.seed = int(rest)
     else:
         raise UserError(f"{command} is none of /image <file>, /picture, /seed <n>, /reset, /save, /quit")

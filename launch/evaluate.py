@@ -1,7 +1,7 @@
 """Measures a run's newest checkpoint: `python -m launch.evaluate --workdir=... [--config=...]`
 
 Fills `workdir/results.json`, or that of the folder --out: name -> value, with the number of samples, the
-seed and the step.
+seed and the step. --split=test measures on that split, and names the results "test/...".
 
     python -m launch.evaluate --images=<folder or npz> --out=... \
         --reference=<npz of statistics, folder or npz of images> \
@@ -70,9 +70,16 @@ def write_results(workdir: str, results: dict[str, dict]) -> str:
     return path
 
 
-def evaluate(config: ConfigDict, workdir: str, out: str = "") -> dict[str, dict]:
+def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -> dict[str, dict]:
     """Restores the newest checkpoint of `workdir` and measures it; the results are returned, and merged into
-    results.json in `out`, which is `workdir` unless given."""
+    results.json in `out`, which is `workdir` unless given.
+
+    Args:
+      split: measure on this one, in place of config.data.eval_split; the results' names begin with it.
+    """
+    if split:
+        config = ConfigDict(config.to_dict())
+        config.data.eval_split = split
     validate(config, jax.device_count())
     use_compilation_cache(config, workdir)
     checkpoints = Checkpoints(workdir, read_only=True) if os.path.isdir(workdir) else None
@@ -85,6 +92,8 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "") -> dict[str, dict]
     os.makedirs(folder, exist_ok=True)
     partial = os.path.join(folder, f"evaluate.{inputs(setup, step)}.partial.npz")
     results = evaluate_state(setup, state, setup.load_frozen(), partial)
+    if split:
+        results = {f"{split}/{name}": result for name, result in results.items()}
     if jax.process_index() == 0:
         write_results(folder, results)
         for path in glob(os.path.join(escape(folder), "evaluate.*.partial.npz")):  # of other steps, too
@@ -128,6 +137,7 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_string("workdir", None, "the run to measure", flag_values=values)
         define_in = {"flag_values": values}
         flags.DEFINE_string("out", "", "folder for results.json; the workdir if not given", **define_in)
+        flags.DEFINE_string("split", "", "of the data, such as test; the config's if not given", **define_in)
         flags.DEFINE_string("images", "", "measure these, a folder or npz, and no run", **define_in)
         flags.DEFINE_string("reference", "", "what to hold --images against", **define_in)
         flags.DEFINE_string(
@@ -147,7 +157,7 @@ def main(argv: list[str]) -> int:
         results = evaluate_images(values)
     else:
         workdir = cli.required(values, "workdir")
-        results = evaluate(values.config or saved_config(workdir), workdir, values.out)
+        results = evaluate(values.config or saved_config(workdir), workdir, values.out, values.split)
     if not processes.first():
         return 0
     if in_encoder_space(results):

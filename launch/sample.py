@@ -9,10 +9,10 @@ RCG, --workdir a pipeline's folder:
 
 ChefFusion, --workdir a run's or a pipeline's folder:
 
-    i2t                a recipe from each --image
+    i2t                a recipe from --image, or several of one dish
     it2t               an answer to --prompt about --image
     t2t, t2ti          goes on from --prompt, without or with a picture
-    t2i                a picture of --prompt
+    t2i                a picture of --prompt; with --strength=0.6 made from --image
     dialogue           an answer to --prompt; launch.chat holds a conversation
 
 --components.rdm=... and so on name what is elsewhere. RCG's tasks write numbered PNGs to --out, all of them

@@ -204,13 +204,18 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
     return center_crop(resize_short_side(image, size), size, down=True)
 
 
-def to_pixels(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
-    """`prepare` of an image, PIL or [H, W, 3], uint8 or in [0, 1]."""
+def to_image(image: Image.Image | np.ndarray) -> Image.Image:
+    """PIL's, in RGB, of an image that is PIL's or [H, W, 3], uint8 or in [0, 1]."""
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         image = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
     if isinstance(image, np.ndarray):
         image = decode(image)
-    return prepare(image.convert("RGB"), size)
+    return image.convert("RGB")
+
+
+def to_pixels(image: Image.Image | np.ndarray, size: int) -> np.ndarray:
+    """`prepare` of an image in any of the forms of `to_image`."""
+    return prepare(to_image(image), size)
 
 
 def normalise(images: Array) -> Array:

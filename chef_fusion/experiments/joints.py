@@ -146,12 +146,13 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             counted = batch["mask"] > 0
             words = ((chef_model.caption_labels(model, batch["tokens"]) >= 0) & counted[:, None]).sum()
             pictured = (counted & (batch["after"] == model.joints.image_first)).sum()
-            return jnp.stack([parts["l_r"], parts["l_p"], parts["l_g"]]), words, pictured
+            decided = counted.sum() if recipe.decision_loss == "token" else words
+            means = jnp.stack([parts["l_r"], parts["l_p"], parts["l_g"]])
+            return means, jnp.stack([words, decided, pictured])
 
         sums, weights, samples = np.zeros(3), np.zeros(3), 0
         for placed, keep, _ in eval_batches(dataset, config, put, fields):
-            means, words, pictured = (np.asarray(x, np.float64) for x in measure(variables, frozen, placed))
-            weight = np.array([words, words, pictured])
+            means, weight = (np.asarray(x, np.float64) for x in measure(variables, frozen, placed))
             sums, weights, samples = sums + means * weight, weights + weight, samples + int(keep.sum())
         l_r, l_p, l_g = sums / np.maximum(weights, 1)
         values = {"l_r": l_r, "l_p": l_p, "l_g": l_g, "perplexity": np.exp(l_r)}
@@ -176,8 +177,9 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             )
             if isinstance(held_out, KitchenRecipes):
                 settings = tasks.Settings(max_words=method.eval_words, **painting(method))
+                by_itself = dataclasses.replace(asked, rcg=None)
                 results |= kitchen_scores.dialogues(
-                    asked, held_out, rng, settings, samples=method.eval_samples, judge=opinions
+                    by_itself, held_out, rng, settings, samples=method.eval_samples, judge=opinions
                 )
         return results
 

@@ -37,6 +37,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_float("image_scale", 1.0, "the published code's knob for pictures, above 1", **define_in)
     flags.DEFINE_integer("steps", 50, "denoising steps of a picture", lower_bound=1, **define_in)
     flags.DEFINE_string("scheduler", "pndm", "pndm, ddim, dpmpp, euler", **define_in)
+    strength = "t2i: below 1 the picture begins from --image and changes it by so much"
+    flags.DEFINE_float("strength", 1.0, strength, **define_in)
     flags.DEFINE_string("negative", "", "what a picture should not show", **define_in)
     flags.DEFINE_integer("height", 0, "of a picture, 0: the usual size", lower_bound=0, **define_in)
     flags.DEFINE_integer("width", 0, "of a picture, 0: the usual size", lower_bound=0, **define_in)
@@ -61,7 +63,7 @@ def settings(values: flags.FlagValues) -> tasks.Settings:
         values.temperature or 0.0, values.top_k, values.top_p, values.repetition_penalty
     )
     names = ("max_words", "pictures", "image_bias", "image_scale", "steps", "scheduler", "negative")
-    given = {name: values[name].value for name in (*names, "height", "width")}
+    given = {name: values[name].value for name in (*names, "strength", "height", "width")}
     scale = 7.5 if values.cfg_scale is None else values.cfg_scale
     rcg = {k: values[k].value for k in ("mage_steps", "rdm_steps", "eta", "ddim_end") if k in values}
     rcg |= {"cfg_scale": values.cfg_scale or 0.0, "temperature": values.image_temperature}
@@ -100,7 +102,7 @@ def answer(values: flags.FlagValues, out: str, task: str, prompt: str, images: S
         content.append(prompt)
     messages = [{"role": "user", "content": content}]
     tasks.prompt_of(messages, task)  # what is missing is said before anything is loaded
-    chef = load(values, images=task not in ("t2t", "i2t"))
+    chef = load(values, images=task not in ("t2t", "i2t") or values.pictures == "force")
     started = time.perf_counter()
     made = tasks.reply(chef, messages, jax.random.key(values.seed), task=task, settings=settings(values))
     seconds = time.perf_counter() - started

@@ -51,7 +51,11 @@ TABLES = (
     (
         "Conversations",
         "Whether a picture comes where it should, and whether a second wish changes what it is about.",
-        {"": "ChefFusion"},
+        {
+            "": "ChefFusion",
+            "unchanged": "its first answer, given again",
+            "true": "the true recipe and its real picture",
+        },
         {
             "decision_accuracy": "decision for a picture",
             "dialogue_first": "first recipe's F1",

@@ -85,8 +85,9 @@ def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> Non
 
     if isinstance(held_out, KitchenRecipes):
         settings = tasks.Settings(max_words=words, **painting(method))
+        by_itself = dataclasses.replace(chef, rcg=None)
         for i, number in enumerate(numbers):
-            talk = _conversation(chef, held_out.dish(number), Random(f"gallery/{number}"), key, settings)
+            talk = _conversation(by_itself, held_out.dish(number), Random(f"gallery/{number}"), key, settings)
             for j, message in enumerate(talk):
                 parts = message["pictures"]
                 message["pictures"] = [keep(p, f"talk_{i:02d}_{j}_{n}.png") for n, p in enumerate(parts)]
@@ -125,7 +126,7 @@ def _conversation(
     for said in [wish(dish, r), *([changed.said] if changed else [])]:
         messages.append({"role": "user", "content": [said]})
         answer = tasks.reply(chef, messages, key, task="dialogue", settings=settings)
-        messages.append({"role": "assistant", "content": answer["content"] or ["..."]})
+        messages.append({"role": "assistant", "content": answer["content"]})
     return [
         {
             "role": message["role"],

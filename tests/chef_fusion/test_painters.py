@@ -129,6 +129,9 @@ def test_both_painters_are_scored(folder, tmp_path):
         assert 0 <= results[name]["value"] <= 1
     for name in ("first", "recipe", "picture", "both", "unchanged"):
         assert results[f"dialogue_{name}"]["samples"] == 4
+    for name in ("unchanged_dialogue_recipe", "unchanged_dialogue_picture", "true_dialogue_picture"):
+        assert 0 <= results[name]["value"] <= 1
+    assert results["decision_accuracy"]["samples"] == 8
     assert results["rcg_images_per_second"]["value"] > 0
     trained = {name: results[f"{name}_trained_parameters"]["value"] for name in ("sd", "t2i", "rcg")}
     assert trained["sd"] == 0 < trained["t2i"] < trained["rcg"]

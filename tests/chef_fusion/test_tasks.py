@@ -68,7 +68,12 @@ def test_pictures_are_forced_and_forbidden(chef):
     messages = user(f"{recipes.TITLE} Pea Soup")
     forced = dataclasses.replace(QUICK, pictures="force")
     made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=forced)
-    assert [isinstance(part, str) for part in made["content"]] == [False] and made["complete"]
+    plain = chef_fusion.reply(chef, messages, KEY, task="t2t", settings=QUICK)
+    assert [isinstance(part, str) for part in made["content"]] == [True, False] and made["complete"]
+    # the text is what it would have been, but for its last token, in whose place the picture comes
+    assert plain["content"][0].startswith(made["content"][0]) and len(made["content"][0]) > 4
+    at_once = chef_fusion.reply(chef, messages, KEY, task="t2i", settings=forced)
+    assert [isinstance(part, str) for part in at_once["content"]] == [False]
     for bias in (0.0, 1e9):
         forbidden = dataclasses.replace(QUICK, pictures="forbid", image_bias=bias)
         made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=forbidden)
@@ -76,6 +81,53 @@ def test_pictures_are_forced_and_forbidden(chef):
     eager = dataclasses.replace(QUICK, image_bias=1e9)
     made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=eager)
     assert not isinstance(made["content"][-1], str)
+
+
+def test_a_picture_forced_where_nothing_paints_is_refused(chef):
+    writer = dataclasses.replace(chef, sd=None, rcg=None)
+    forced = dataclasses.replace(QUICK, pictures="force")
+    with pytest.raises(UserError, match="this needs pictures"):
+        chef_fusion.reply(writer, user(PHOTO), KEY, task="i2t", settings=forced)
+
+
+def test_a_conversation_goes_on_after_an_empty_answer(chef):
+    turns = [*user("What is it?"), {"role": "assistant", "content": []}, *user("And now?")]
+    assert tasks.prompt_of(turns, "dialogue") == ["Q: What is it?\nA:", " ", "\n", "Q: And now?\nA:"]
+    assert chef_fusion.reply(chef, turns, KEY, settings=QUICK)["task"] == "dialogue"
+    with pytest.raises(UserError, match="the prompt is empty"):
+        tasks.prompt_of([*turns[:2], *user("")], "dialogue")
+
+
+def test_a_picture_may_begin_from_a_photo(chef):
+    messages = user(PHOTO, f"{recipes.TITLE} Pea Soup")
+    many = dataclasses.replace(QUICK, steps=20)
+    made = {}
+    for strength in (0.05, 0.5, 1.0):
+        settings = dataclasses.replace(many, strength=strength)
+        made[strength] = chef_fusion.reply(chef, messages, KEY, task="t2i", settings=settings)["content"][0]
+    assert made[0.05].shape == (16, 16, 3)
+    assert len({picture.tobytes() for picture in made.values()}) == 3
+    # at 0.05 no more than the autoencoder and a little noise change it
+    sd, held = chef.sd, chef.frozen["stable_diffusion"]
+    begun = generate._fitted(PHOTO, 16, 16)
+    latents, _ = sd.vae.apply({"params": held["params"]["vae"]}, 2 * begun[None] - 1, method="encode")
+    decoded = np.asarray(sd.vae.apply({"params": held["params"]["vae"]}, latents, method="decode"))[0]
+    near, far = (np.abs(made[s] / 127.5 - 1 - decoded.clip(-1, 1)).mean() for s in (0.05, 1.0))
+    assert near < far
+    for settings, said in (
+        (dataclasses.replace(QUICK, strength=0.0), "must be above 0"),
+        (dataclasses.replace(QUICK, strength=0.5), "needs the task t2i"),
+    ):
+        with pytest.raises(UserError, match=said):
+            chef_fusion.reply(chef, messages, KEY, task="it2t", settings=settings)
+
+
+def test_without_photos_the_image_encoder_does_not_run(chef, monkeypatch):
+    generate._embed.clear_cache()
+    monkeypatch.setattr(type(chef.model), "see", None)  # would be no function to call
+    generate.write(chef, [["Pea soup"]], KEY, max_words=2)
+    with pytest.raises(TypeError):
+        generate.write(chef, [[PHOTO, "Pea soup"]], KEY, max_words=2)
 
 
 def test_a_run_of_image_tokens_is_whole_and_its_states_are_those_of_one_pass(chef):

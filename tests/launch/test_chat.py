@@ -82,6 +82,25 @@ def test_a_conversation(flags, photo, tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "chat/conversation.json").read_text()) == []  # after /reset
 
 
+def test_letters_of_several_tokens_stop_no_stream(tmp_path, monkeypatch):
+    def reply(chef, messages, key, *, on_text, **unused):
+        for text in ("1", "1\ufffd", "1½", "1½ cups"):
+            on_text(text)
+        return {"role": "assistant", "content": ["1½ cups"]}
+
+    monkeypatch.setattr(chat.tasks, "reply", reply)
+    written = []
+    chat.Conversation(None, chat.tasks.Settings(), str(tmp_path), 0).say("How much?", written.append)
+    assert "".join(written) == "1½ cups\n"
+
+
+@pytest.mark.parametrize("said", ["/seed --5", "/seed ²", "/seed", "/seed 99999999999999999999"])
+def test_a_seed_that_is_none_is_said(said, tmp_path):
+    talk = chat.Conversation(None, chat.tasks.Settings(), str(tmp_path), 0)
+    with pytest.raises(UserError, match="/seed <n>"):
+        chat.obey(talk, said, print)
+
+
 def test_turns_are_kept_and_the_seed_decides(flags, tmp_path, monkeypatch):
     def talk(seed):
         lines = ["Hello", "And now?", "/save"]
