@@ -84,7 +84,7 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 3000, "data__image_size": 64},
         mage_alone={"total_steps": 3000, "data__image_size": 64},
         joints={
-            "total_steps": 1300,
+            "total_steps": 2400,
             "optimizer__schedule": "cosine",
             "optimizer__epoch_steps": 0,
             "optimizer__decay_steps": 0,
