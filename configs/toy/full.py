@@ -81,8 +81,8 @@ def _full(c: ConfigDict) -> None:
         rdm={"total_steps": 1500, "data__image_size": 64},
         rdm_classes={"total_steps": 1500, "data__image_size": 64},
         recipe_rdm={"total_steps": 1500, "data__image_size": 64},
-        mage={"total_steps": 3000, "data__image_size": 64},
-        mage_alone={"total_steps": 3000, "data__image_size": 64},
+        mage={"total_steps": 2200, "data__image_size": 64},
+        mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
             "total_steps": 2400,
             "optimizer__schedule": "cosine",
