@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from chef_fusion import model as chef
 from configs.common import training
 from launch.runtime.optimizer import learning_rate, make_optimizer
-from rcg.torch_weights import export_variables, import_variables
+from rcg.layers import linear
+from rcg.torch_weights import dense, export_variables, import_variables
 from tests.reference.parity import close, under
 from tests.reference.tiny_chef import FIRST, load, pixels
 
@@ -75,6 +76,15 @@ def test_mapper_at_full_size(golden):
 
     params = import_variables({k: drawn(k) for k in shapes}, table, like, "vector")
     close("y", jax.jit(module.apply)(params, *x), vectors["out/y"], 1e-5)
+
+
+def test_linear_layer_of_gill(golden):
+    """Its retrieval head, which checkpoints hold beside the mapper: a map of the first [IMG] state."""
+    vectors = golden("chef_fusion/mapper_linear")
+    hidden, module = vectors["in/hidden"], linear(vectors["out/y"].shape[-1])
+    like = jax.eval_shape(module.init, jax.random.key(0), hidden)
+    variables = import_variables(under(vectors, "param/"), dense("params", "model"), like, "vector")
+    close("y", module.apply(variables, hidden[:, :1]), vectors["out/y"], 1e-5)
 
 
 def logits_of(model, frozen, rows, sequence):
@@ -184,6 +194,22 @@ def test_the_words_need_no_gradient(golden):
             scale = max(float(jnp.abs(theirs).max()), 1e-4)
             error = float(jnp.abs(ours - theirs).max()) / scale
             assert error < 2e-5, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+
+
+def test_the_gradient_of_every_embedding(golden):
+    """Of the whole table, frozen rows too, before any is masked or clipped."""
+    vectors = golden("chef_fusion/chef_train_step")
+    model, params, frozen = load(golden)
+
+    def loss(params, table):
+        lm = {"params": frozen["lm"]["params"] | {"embed_tokens": table}}
+        batch = next(batches(vectors))
+        return reference_losses(model, params, {**frozen, "lm": lm}, batch, chef.Recipe())
+
+    table = jnp.asarray(frozen["lm"]["params"]["embed_tokens"])
+    of_params, of_table = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, table)
+    ours = np.concatenate([of_table[:FIRST], of_params["params"]["image_embeddings"]])
+    close("gradient", ours, vectors["out/grad_full_embeddings"], 1e-4)
 
 
 def test_two_training_steps(golden):

@@ -82,8 +82,9 @@ def test_recorded_nucleus(golden):
         theirs = vectors["out/probs"][step]
         assert np.array_equal(np.asarray(weights) > 0, theirs > 0)
         close(f"probs {step}", weights, theirs / theirs.sum(), 1e-4)
+        assert weights[pick] > 0
         chosen = jnp.asarray(vectors["out/ids"][:, step])
-        assert 0 <= pick  # the recorded choice among them
+        assert chosen == pick
         state = decoding.feed(lm, variables, rows, state, chosen, images, jnp.full((1, 1), -1), 1)
 
 
@@ -155,14 +156,14 @@ def test_draws_follow_the_distribution_and_their_row():
 
 
 def test_interleaved_prompt_to_picture_states(golden):
-    """Text, photo, text, then a word and a forced picture: what Stable Diffusion is handed."""
+    """Text, photo, text, then a word and a forced picture, which ends it: what Stable Diffusion is handed."""
     vectors = golden("chef_fusion/chef_interleaved")
     model, params, frozen = load(golden)
     rows, lm = model.rows(params), model.lm
     visual = model.see(params, frozen, pixels(vectors["in/pixel_values"]))[0]
     texts = [lm.embed(frozen["lm"], rows, jnp.asarray(vectors[f"in/text{i}_ids"])) for i in (0, 1)]
     embeddings = jnp.concatenate([texts[0], visual, texts[1]])[None]
-    images = ImageDecision(scale=1e5, min_words=1, max_images=99)
+    images = ImageDecision(scale=1e5, min_words=1, ends=True)
     state = begin(lm, frozen["lm"], rows, embeddings, room=40)
     run = (jax.random.key(0), 40, jnp.array([4]), jnp.full((1, 1), -1), sampling(), images)
     state = decoding.advance(lm, frozen["lm"], rows, state, *run)
@@ -170,6 +171,10 @@ def test_interleaved_prompt_to_picture_states(golden):
     states = state.hidden[:, first : first + model.joints.num_image_tokens]
     mapped = model.joints.apply(params, states, method="map")
     close("gen_emb", mapped, vectors["out/gen_emb"], 1e-4)
+    ids = np.asarray(state.tokens[0, : int(state.length[0])])
+    texts = np.split(ids, [first, first + model.joints.num_image_tokens])[::2]
+    outputs = sum(len(text) > 0 for text in texts) + np.count_nonzero(ids == lm.image_first)
+    assert outputs == vectors["out/n_outputs"]
 
 
 def test_a_repetition_is_less_likely_on_either_side_of_nought():
