@@ -3,11 +3,11 @@
     python -m launch.convert --kind=rcg.mage --source=mage-l.pth --out=runs/mage
 
 --kind is rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder, rcg.inception (FID's network), chef_fusion (also GILL's),
-or one of those that transformers and diffusers publish as folders: opt, clip, stable_diffusion. A file may
-hold several networks (the official MAGE files have the encoder and the tokenizer in them): --kind says which
-is wanted, and every array of the file is accounted for, or nothing is written. --source is a file, or
-owner/name/file on the Hugging Face hub; a folder, or owner/name. A tokenizer in the folder goes along; one
-from elsewhere with --text_tokenizer.
+or one of those that transformers and diffusers publish as folders: opt, clip, vae (Stable Diffusion's
+autoencoder alone), stable_diffusion. A file may hold several networks (the official MAGE files have the
+encoder and the tokenizer in them): --kind says which is wanted, and every array of the file is accounted for,
+or nothing is written. --source is a file, or owner/name/file on the Hugging Face hub; a folder, or
+owner/name. A tokenizer in the folder goes along; one from elsewhere with --text_tokenizer.
 
     python -m launch.convert --export --source=runs/mage --out=mage.safetensors \\
         --encoder=runs/encoder --tokenizer=runs/tokenizer

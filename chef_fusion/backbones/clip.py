@@ -310,14 +310,15 @@ def architecture_of(config: Mapping[str, Any], names: Iterable[str]) -> dict[str
 
 
 def config_of(architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """config.json of an architecture."""
-    towers = {name: architecture.get(name) for name in ("vision", "text")}
-    size = architecture.get("projection_dim") or 512
+    """config.json of an architecture, every field of it: transformers' defaults are others than ours."""
+    module, size = build(architecture), architecture.get("projection_dim") or 512
+    towers = {"vision": (module.vision, VISION_FIELDS), "text": (module.text, TEXT_FIELDS)}
     kinds = {"vision": "CLIPVisionModel", "text": "CLIPTextModel"}
     about = {
-        name: dict(fields) | {"model_type": f"clip_{name}_model", "projection_dim": size}
-        for name, fields in towers.items()
-        if fields
+        name: {field: getattr(tower, field) for field in fields}
+        | {"model_type": f"clip_{name}_model", "projection_dim": size}
+        for name, (tower, fields) in towers.items()
+        if tower is not None
     }
     if len(about) == 2:
         nested = {f"{name}_config": fields for name, fields in about.items()}

@@ -1,4 +1,5 @@
-"""Published backbones <-> components: OPT, CLIP and Stable Diffusion as transformers and diffusers keep them.
+"""Published backbones <-> components: OPT, CLIP, Stable Diffusion, and its autoencoder alone, as transformers
+and diffusers keep them.
 
 Every array of a folder must have its place in the network that config.json describes, and every place its
 array; a config.json that asks for something this code does not compute is refused.
@@ -21,18 +22,25 @@ from rcg.errors import UserError
 from rcg.torch_weights import Rule, derive, export_variables, import_variables
 
 Place = Callable[[str, np.ndarray], Any]
-KINDS = ("opt", "clip", "stable_diffusion")
-PARTS: dict[str, tuple[ModuleType, str]] = {  # of a Stable Diffusion folder: code, what files are called
-    "text_encoder": (clip, "model"),
-    "unet": (unet, "diffusion_pytorch_model"),
+# code, and what files are called, of networks with a folder of their own and of a Stable Diffusion's parts
+NETWORKS: dict[str, tuple[ModuleType, str]] = {
+    "opt": (opt, "model"),
+    "clip": (clip, "model"),
     "vae": (vae, "diffusion_pytorch_model"),
 }
+PARTS: dict[str, tuple[ModuleType, str]] = {
+    "text_encoder": NETWORKS["clip"],
+    "unet": (unet, "diffusion_pytorch_model"),
+    "vae": NETWORKS["vae"],
+}
+KINDS = (*NETWORKS, "stable_diffusion")
 SCHEDULER = os.path.join("scheduler", "scheduler_config.json")
 
 
 def build(kind: str, architecture: Mapping[str, Any], **options: Any) -> Any:
     """The module, or modules, of a component's architecture."""
-    return {"opt": opt, "clip": clip, "stable_diffusion": pipeline}[kind].build(architecture, **options)
+    module = pipeline if kind == "stable_diffusion" else NETWORKS[kind][0]
+    return module.build(architecture, **options)
 
 
 def _diffusers_rules(module: ModuleType, architecture: Mapping[str, Any]) -> list[Rule]:
@@ -110,9 +118,8 @@ def read(kind: str, folder: str, place: Place | None = None) -> Component:
     Raises:
       UserError: whatever does not fit: nothing is guessed and nothing left out.
     """
-    if kind == "opt" or kind == "clip":
-        module = {"opt": opt, "clip": clip}[kind]
-        architecture, variables, config = import_folder(module, folder, place)
+    if kind in NETWORKS:
+        architecture, variables, config = import_folder(NETWORKS[kind][0], folder, place)
         return Component(kind, architecture, variables, {"source": folder, "config": config})
     if kind != "stable_diffusion":
         raise UserError(f"--kind={kind} is unknown; there are: {', '.join(KINDS)}")
@@ -189,10 +196,10 @@ def write(component: Component, folder: str) -> int:
     """
     fields, params = component.architecture, component.variables["params"]
     config = component.provenance.get("config", {})
-    if component.kind in ("opt", "clip"):
-        module = {"opt": opt, "clip": clip}[component.kind]
+    if component.kind in NETWORKS:
+        module, stem = NETWORKS[component.kind]
         about, arrays = _export(module, fields, params, config)
-        folders.write(folder, about, arrays)
+        folders.write(folder, about, arrays, stem)
         return len(arrays)
     if component.kind != "stable_diffusion":
         raise UserError(f"a component of kind {component.kind} is not one of {', '.join(KINDS)}")

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chef_fusion.backbones import published
+from chef_fusion.backbones import clip, published
 from chef_fusion.backbones.stable_diffusion import pipeline, vae
 from configs.chef_fusion import clip as clip_config
 from configs.chef_fusion import opt as opt_config
 from configs.chef_fusion import stable_diffusion as sd_config
 from configs.chef_fusion import vae as vae_config
-from launch import evaluate
+from launch import convert, evaluate
 from launch.runtime.setup import prepare as set_up
 from launch.train import train
 from rcg import component
@@ -65,21 +65,38 @@ def test_language_model(parts, tmp_path):
 
 
 def test_clip(parts, tmp_path):
+    """Learns, and transformers gets the same features from its export."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     c = kitchen(clip_config.get_config("runlocal"))
     c.data.tokenizer, c.total_steps, c.log_steps, c.batch_size = tokenizer(parts, "vision"), 200, 20, 16
     c.model.vision.image_size = tiny_kitchen.SIZE
     c.model.text.update(vocab_size=tiny_kitchen.VOCABULARY, max_position_embeddings=16)
-    c.optimizer.learning_rate, c.optimizer.warmup_steps = 5e-3, 20
+    c.optimizer.learning_rate, c.optimizer.warmup_steps = 2e-3, 20
     lines = run(c, tmp_path / "clip")
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
     evaluate.main(["evaluate", f"--workdir={tmp_path / 'clip'}"])
     results = json.loads((tmp_path / "clip/results.json").read_text())
     assert results["similarity_of_pairs"]["value"] > results["similarity_of_others"]["value"]
-    assert component.describe(str(tmp_path / "clip/component"), "clip").architecture["logit_scale"]
+    made = component.load(str(tmp_path / "clip/component"), "clip")
+    assert made.architecture["logit_scale"]
+    published.write(made, str(tmp_path / "published"))
+    theirs = transformers.CLIPModel.from_pretrained(tmp_path / "published").eval()
+    batch = next(iter(set_up(c).experiment.dataset("eval", 4, 0, 0, 1)))
+    pixels, ids = clip.normalise(batch["image"]), batch["text_ids"]
+    with torch.no_grad():
+        seen = theirs.vision_model(pixel_values=torch.tensor(np.moveaxis(pixels, -1, 1))).pooler_output
+        read = theirs.text_model(input_ids=torch.tensor(ids)).pooler_output
+        expected = theirs.visual_projection(seen), theirs.text_projection(read)
+    module = published.build("clip", made.architecture)
+    for name, given, of_theirs in zip(("image", "text"), (pixels, ids), expected, strict=True):
+        ours = module.apply(made.variables, given, method=f"{name}_features")
+        close(f"{name} features", ours, of_theirs, 1e-5)
 
 
 def test_autoencoder(tmp_path):
-    """Learns; its export has unit latents after the UNet's scaling, and decodes as before the scale."""
+    """Learns; its export has unit latents after the UNet's scaling, and decodes as before the scale.
+    diffusers encodes and decodes with it as we do, and what it writes comes back."""
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     c = vae_config.get_config("runlocal")
     c.data.update(source="kitchen", num_records=64)
     c.data.eval_split = "test"
@@ -96,7 +113,7 @@ def test_autoencoder(tmp_path):
     made = component.load(str(tmp_path / "vae/component"), "vae")
     assert "discriminator" not in made.variables["params"]
     module = vae.build(made.architecture)
-    batch = next(iter(set_up(c).experiment.dataset("eval", 32, 0, 0, 1)))["image"] / 255.0
+    batch = next(iter(set_up(c).experiment.dataset("eval", 32, 0, 0, 1)))["image"] / np.float32(255)
     mean, logvar = module.apply(made.variables, 2 * batch - 1, method="encode")
     scaled = np.sqrt((np.square(mean) + np.exp(logvar)).mean()) * module.scaling_factor
     assert 0.7 < scaled < 1.4, scaled
@@ -107,6 +124,18 @@ def test_autoencoder(tmp_path):
     close("deviation", np.exp(0.5 * logvar_2) * 3.0, np.exp(0.5 * logvar), 1e-5)
     decoded = module.apply(made.variables, mean, method="decode")
     close("decoded", module.apply(other, mean_2, method="decode"), decoded, 1e-4)
+
+    source, folder, again = (str(tmp_path / name) for name in ("vae/component", "published", "again"))
+    assert convert.main(["convert", "--export", f"--source={source}", f"--out={folder}"]) == 0
+    theirs = diffusers.AutoencoderKL.from_pretrained(folder).eval()
+    with torch.no_grad():
+        posterior = theirs.encode(torch.tensor(np.moveaxis(2 * batch - 1, -1, 1))).latent_dist
+        expected = theirs.decode(torch.tensor(np.moveaxis(np.asarray(mean), -1, 1))).sample
+    close("their mean", np.moveaxis(mean, -1, 1), posterior.mean, 1e-5)
+    close("their log variance", np.moveaxis(logvar, -1, 1), posterior.logvar, 1e-5)
+    close("their picture", np.moveaxis(decoded, -1, 1), expected, 1e-5)
+    assert convert.main(["convert", "--kind=vae", f"--source={folder}", f"--out={again}"]) == 0
+    assert component.describe(again, "vae").content_hash == made.content_hash
 
 
 def from_scaled(params, by):
