@@ -123,7 +123,12 @@ def read(kind: str, folder: str, place: Place | None = None) -> Component:
         return Component(kind, architecture, variables, {"source": folder, "config": config})
     if kind != "stable_diffusion":
         raise UserError(f"--kind={kind} is unknown; there are: {', '.join(KINDS)}")
-    architecture, params, configs = {}, {}, {}
+    scheduler_file = os.path.join(folder, SCHEDULER)
+    scheduler = folders.read_json(scheduler_file) if os.path.exists(scheduler_file) else {}
+    check_config(scheduler, schedulers.SUPPORTED, scheduler_file)
+    kept = {k: v for k, v in scheduler.items() if k in schedulers.FIELDS}
+    architecture: dict[str, Any] = {"scheduler": kept}
+    params, configs = {}, {}
     for part, (module, _) in PARTS.items():
         inside = os.path.join(folder, part)
         if not os.path.isdir(inside):
@@ -133,10 +138,6 @@ def read(kind: str, folder: str, place: Place | None = None) -> Component:
         )
         fields, variables, configs[part] = import_folder(module, inside, prefixed)
         architecture[part], params[part] = fields, variables["params"]
-    scheduler_file = os.path.join(folder, SCHEDULER)
-    scheduler = folders.read_json(scheduler_file) if os.path.exists(scheduler_file) else {}
-    check_config(scheduler, schedulers.SUPPORTED, scheduler_file)
-    architecture["scheduler"] = {k: v for k, v in scheduler.items() if k in schedulers.DEFAULTS}
     pipeline.build(architecture)
     provenance = {"source": folder, "config": configs | {"scheduler": scheduler}}
     return Component(kind, architecture, {"params": params}, provenance)
@@ -216,7 +217,7 @@ def write(component: Component, folder: str) -> int:
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", "PNDMScheduler"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
         "safety_checker": [None, None],
         "feature_extractor": [None, None],
         "requires_safety_checker": False,

@@ -1,5 +1,8 @@
 """Stable Diffusion against recorded vectors and against diffusers in PyTorch."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +10,12 @@ import pytest
 
 from chef_fusion.backbones import clip, published
 from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, unet, vae
+from rcg.errors import UserError
 from rcg.torch_weights import import_variables
 from tests.reference.parity import close, under
 
 CHEF = "chef_fusion"
+SPACINGS = schedulers.SUPPORTED["timestep_spacing"]
 
 
 def nhwc(x):
@@ -109,17 +114,22 @@ def test_whole_pipeline_from_its_folder(golden, folder):
     close("image", images, vectors["out/image"], 1e-4)
 
 
-def their_scheduler(name, folder, steps, strength):
-    """diffusers' scheduler as made of v1's config, and the timesteps of a run."""
+def their_schedulers():
+    """diffusers' classes by our names."""
     diffusers = pytest.importorskip("diffusers")
-    kinds = {
+    return {
         "pndm": diffusers.PNDMScheduler,
         "ddim": diffusers.DDIMScheduler,
         "dpmpp": diffusers.DPMSolverMultistepScheduler,
         "euler": diffusers.EulerDiscreteScheduler,
     }
-    config = diffusers.PNDMScheduler.from_pretrained(folder, subfolder="scheduler").config
-    scheduler = kinds[name].from_config(config)
+
+
+def their_scheduler(name, folder, steps, strength, **fields):
+    """diffusers' scheduler as made of v1's config and `fields`, and the timesteps of a run."""
+    kinds = their_schedulers()
+    config = kinds["pndm"].from_pretrained(folder, subfolder="scheduler").config
+    scheduler = kinds[name].from_config(config, **fields)
     scheduler.set_timesteps(steps)
     skipped = max(steps - int(steps * strength), 0)
     if skipped and hasattr(scheduler, "set_begin_index"):
@@ -128,11 +138,16 @@ def their_scheduler(name, folder, steps, strength):
 
 
 @pytest.mark.parametrize("name", schedulers.NAMES)
-@pytest.mark.parametrize("steps, strength", [(1, 1.0), (2, 1.0), (3, 1.0), (30, 1.0), (30, 0.6), (10, 0.2)])
-def test_schedulers_are_those_of_diffusers(folder, name, steps, strength):
+@pytest.mark.parametrize(
+    "steps, strength, spacing",
+    [(1, 1.0, ""), (2, 1.0, ""), (3, 1.0, ""), (30, 1.0, ""), (30, 0.6, ""), (10, 0.2, "")]
+    + [(s, r, spacing) for s, r in ((7, 1.0), (48, 1.0), (20, 0.5)) for spacing in SPACINGS],
+)
+def test_schedulers_are_those_of_diffusers(folder, name, steps, strength, spacing):
     """A whole walk, with a network that is a formula, from noise or from noised clean latents."""
     torch = pytest.importorskip("torch")
-    scheduler, timesteps = their_scheduler(name, folder, steps, strength)
+    fields = {"timestep_spacing": spacing} if spacing else {}
+    scheduler, timesteps = their_scheduler(name, folder, steps, strength, **fields)
     rng = np.random.default_rng(steps)
     clean, noise = rng.standard_normal((2, 1, 2, 3)).astype(np.float32)
 
@@ -143,13 +158,61 @@ def test_schedulers_are_those_of_diffusers(folder, name, steps, strength):
         scaled = scheduler.scale_model_input(x, t)
         x = scheduler.step(torch.sin(2 * scaled) + float(t) / 1000, t, x).prev_sample
 
-    run, start = schedulers.plan(name, steps, strength=strength)
-    assert len(run.timesteps) == len(timesteps)
-    begin = start.noise * noise + (start.signal * clean if strength < 1 else 0)
-    if strength == 1 and name != "euler":
-        begin = noise
+    run, start = schedulers.plan(name, steps, fields, strength)
+    np.testing.assert_allclose(run.timesteps, timesteps, rtol=1e-6)
+    begin = start.signal * clean + start.noise * noise if strength < 1 else start.pure * noise
     ours = schedulers.sample(lambda x, t: jnp.sin(2 * x) + t / 1000, begin, run, run.timesteps)
     close(f"{name}, {steps} steps of {strength}", ours, x.numpy(), 1e-4)
+
+
+@pytest.mark.parametrize("name", ["pndm", "ddim", "dpmpp"])
+def test_effective_configurations(shared, golden, name):
+    """What diffusers makes of v1's config, every field of it written out, is computed as it is without."""
+    config = json.loads((shared / f"golden/{CHEF}/sd_scheduler_configs.json").read_text())[name]
+    published.check_config(config, schedulers.SUPPORTED, "config")
+    assert config == config | schedulers.DEFAULTS
+    run, _ = schedulers.plan(name, 20, config)
+    np.testing.assert_array_equal(run.timesteps, golden(f"{CHEF}/sd_{name}_20")["out/timesteps"])
+
+
+@pytest.mark.parametrize("name", ["pndm", "euler"])
+def test_a_folder_with_a_scheduler_that_diffusers_saved(folder, tmp_path, name):
+    """Every field written out: it is read, its spacing heeded by every sampler, and written again."""
+    shutil.copytree(folder, tmp_path / "sd")
+    scheduler, _ = their_scheduler(name, folder, 7, 1.0, timestep_spacing="trailing")
+    scheduler.save_pretrained(tmp_path / "sd/scheduler")
+    made = published.read("stable_diffusion", str(tmp_path / "sd"))
+    assert made.architecture["scheduler"] == schedulers.DEFAULTS | {"timestep_spacing": "trailing"}
+    published.write(made, str(tmp_path / "again"))
+    held = [json.loads((tmp_path / kind / published.SCHEDULER).read_text()) for kind in ("sd", "again")]
+    assert held[0] == held[1]
+    index = json.loads((tmp_path / "again/model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", held[0]["_class_name"]]
+    for ours, theirs in their_schedulers().items():
+        scheduler = theirs.from_pretrained(tmp_path / "again", subfolder="scheduler")
+        scheduler.set_timesteps(7)
+        run, _ = schedulers.plan(ours, 7, made.architecture["scheduler"])
+        np.testing.assert_array_equal(run.timesteps, scheduler.timesteps)
+
+
+@pytest.mark.parametrize(
+    "field, value, says",
+    [
+        ("timestep_spacing", "cubic", "supported is 'leading' or 'linspace' or 'trailing'"),
+        ("use_karras_sigmas", True, "supported is False"),
+        ("thresholding", True, "supported is False"),
+        ("solver_order", 3, "supported is 2"),
+        ("solver_type", "heun", "supported is 'midpoint'"),
+        ("final_sigmas_type", "sigma_min", "supported is 'zero'"),
+        ("beta_schedule", "squaredcos_cap_v2", "supported is 'scaled_linear'"),
+    ],
+)
+def test_a_scheduler_that_is_not_computed(folder, tmp_path, field, value, says):
+    shutil.copytree(folder, tmp_path / "sd")
+    file = tmp_path / "sd" / published.SCHEDULER
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
+    with pytest.raises(UserError, match=f"scheduler_config.json: {field} is {value!r}; {says}"):
+        published.read("stable_diffusion", str(tmp_path / "sd"))
 
 
 def test_image_to_image_is_that_of_diffusers(folder):

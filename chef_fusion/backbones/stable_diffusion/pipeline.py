@@ -131,8 +131,8 @@ def generate(
     if image is not None:
         clean, _ = sd.vae.apply(_of(variables, "vae"), 2 * image - 1, method="encode")
         x = start.signal * clean * sd.vae.scaling_factor + start.noise * latents
-    else:  # pure noise: what little signal the first timestep has is left out, as where it was trained
-        x = latents * (start.noise if scheduler == "euler" else 1.0)
+    else:
+        x = start.pure * latents
 
     unet = _of(variables, "unet")
     both = jnp.concatenate([jnp.broadcast_to(negative, embeddings.shape), embeddings])

@@ -2,8 +2,9 @@
 
 Each is a table with a row per call of the network. A row says what of the network's noise estimate is kept
 (itself, or the clean latents it implies), how it is mixed with those of earlier calls, and how far that
-moves the latents. So one `lax.scan` runs them all. Equal to diffusers' schedulers made from Stable Diffusion
-1.5's scheduler_config.json, the spacing of timesteps of each included.
+moves the latents. So one `lax.scan` runs them all. Equal to diffusers' schedulers made from the same
+scheduler_config.json: timesteps are spaced as it says, or, as Stable Diffusion 1.5's says nothing, as each
+scheduler does by itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,12 +28,30 @@ DEFAULTS = {  # scheduler_config.json of v1.5
     "steps_offset": 1,
     "set_alpha_to_one": False,
 }
+FIELDS = (*DEFAULTS, "timestep_spacing")  # which decide what is computed
+BETAS = {"scaled_linear": "sqrt_linear", "linear": "linear"}  # published name -> ours
+# what else must be said, if anything: of any class, as any of ours may be made from it
 SUPPORTED = {
+    "beta_schedule": tuple(BETAS),
     "trained_betas": (None,),
     "prediction_type": ("epsilon",),
+    "timestep_spacing": ("leading", "linspace", "trailing"),
     "skip_prk_steps": (True,),
     "clip_sample": (False,),
+    "thresholding": (False,),
     "rescale_betas_zero_snr": (False,),
+    "use_karras_sigmas": (False, None),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "interpolation_type": ("linear",),
+    "final_sigmas_type": ("zero",),
+    "lambda_min_clipped": (-np.inf, None),
+    "solver_order": (2,),
+    # the others are DEIS's and UniPC's, which diffusers reads so when it makes a DPM-Solver++ of them
+    "algorithm_type": ("dpmsolver++", "deis"),
+    "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
 }
 
 
@@ -55,10 +74,12 @@ class Plan(NamedTuple):
 
 
 class Start(NamedTuple):
-    """How a run begins: x = signal * clean latents + noise * standard normal draws."""
+    """How a run begins: x = signal * clean latents + noise * standard normal draws. Without clean latents
+    x = pure * draws: what little signal the first timestep has is left out, as where it was trained."""
 
     signal: np.float32
     noise: np.float32
+    pure: np.float32
 
 
 def alphas_cumprod(config: Mapping[str, Any] = DEFAULTS) -> np.ndarray:
@@ -68,12 +89,11 @@ def alphas_cumprod(config: Mapping[str, Any] = DEFAULTS) -> np.ndarray:
       UserError: another schedule of betas than v1's.
     """
     config = {**DEFAULTS, **config}
-    kinds = {"scaled_linear": "sqrt_linear", "linear": "linear"}
     kind = config["beta_schedule"]
-    if kind not in kinds:
-        raise UserError(f'beta_schedule "{kind}" is not one of {", ".join(kinds)}')
+    if kind not in BETAS:
+        raise UserError(f'beta_schedule "{kind}" is not one of {", ".join(BETAS)}')
     beta = diffusion.betas(
-        kinds[kind], config["num_train_timesteps"], config["beta_start"], config["beta_end"]
+        BETAS[kind], config["num_train_timesteps"], config["beta_start"], config["beta_end"]
     )
     return np.cumprod(1 - beta.astype(np.float32), dtype=np.float32)
 
@@ -115,12 +135,26 @@ def _row(t, *, scale=1.0, m=(0.0, 1.0), weights=(1.0,), move=(1.0, 0.0), restart
     return t, scale, *m, padded, *move, restart, keep
 
 
-def _leading(steps: int, config: Mapping[str, Any]) -> np.ndarray:
-    ratio = config["num_train_timesteps"] // steps
-    timesteps = np.round(np.arange(steps) * ratio)[::-1].astype(int) + config["steps_offset"]
-    if timesteps[0] >= config["num_train_timesteps"]:
+def _timesteps(steps: int, config: Mapping[str, Any], usual: str, beyond: int = 0) -> np.ndarray:
+    """The latest first, float64. `usual`: the spacing where the config names none; `beyond`: how many more
+    are spread, but not taken, unless they are trailing."""
+    T, spacing = config["num_train_timesteps"], config.get("timestep_spacing", usual)
+    if spacing == "leading":
+        timesteps = np.arange(steps + beyond)[::-1] * (T // (steps + beyond)) + config["steps_offset"]
+    elif spacing == "linspace":
+        timesteps = np.linspace(0, T - 1, steps + beyond)[::-1]
+    elif spacing == "trailing":
+        timesteps = np.arange(T, 0, -T / steps).round() - 1  # not a product: ties must fall as diffusers'
+    else:
+        known = ", ".join(SUPPORTED["timestep_spacing"])
+        raise UserError(f'timestep_spacing "{spacing}" is not one of {known}')
+    if timesteps[0] >= T or steps + beyond > T:
         raise UserError(f"{steps} steps reach beyond the timesteps; take at most {steps // 2}")
-    return timesteps
+    return timesteps[:steps].astype(np.float64)
+
+
+def _whole(*given: Any) -> np.ndarray:
+    return _timesteps(*given).round().astype(int)
 
 
 def _alpha(acp: np.ndarray, t: int, config: Mapping[str, Any]) -> float:
@@ -130,21 +164,21 @@ def _alpha(acp: np.ndarray, t: int, config: Mapping[str, Any]) -> float:
 def _ddim(acp, steps, skipped, config):
     """Song et al. 2021, eta 0."""
     ratio, rows = config["num_train_timesteps"] // steps, []
-    timesteps = _leading(steps, config)[skipped:]
+    timesteps = _whole(steps, config, "leading")[skipped:]
     for t in timesteps:
         a, to = acp[t], _alpha(acp, t - ratio, config)
         rows.append(_row(t, move=((to / a) ** 0.5, (1 - to) ** 0.5 - (to * (1 - a) / a) ** 0.5)))
     return rows, _start(acp[timesteps[0]])
 
 
-def _start(a: float) -> tuple[float, float]:
-    return a**0.5, (1 - a) ** 0.5
+def _start(a: float) -> tuple[float, float, float]:
+    return a**0.5, (1 - a) ** 0.5, 1.0
 
 
 def _pndm(acp, steps, skipped, config):
     """Liu et al. 2022 without Runge-Kutta steps (PLMS): the second timestep, if any, comes twice."""
     ratio, rows = config["num_train_timesteps"] // steps, []
-    timesteps = _leading(steps, config)
+    timesteps = _whole(steps, config, "leading")
     timesteps = np.concatenate([timesteps[:2], timesteps[1:]])[skipped:]
     mixes = [
         (1.0,),
@@ -164,8 +198,7 @@ def _pndm(acp, steps, skipped, config):
 
 def _dpmpp(acp, steps, skipped, config):
     """Lu et al. 2022: second order, multistep, midpoint; the last step, to no noise, of first order."""
-    last = config["num_train_timesteps"] - 1
-    timesteps = np.linspace(0, last, steps + 1).round()[::-1][:-1].astype(int)
+    timesteps = _whole(steps, config, "linspace", 1)
     a = np.append(acp[timesteps], 1.0)
     alpha, sigma = a**0.5, (1 - a) ** 0.5
     with np.errstate(divide="ignore"):
@@ -180,19 +213,20 @@ def _dpmpp(acp, steps, skipped, config):
         move = sigma[i + 1] / sigma[i], -alpha[i + 1] * np.expm1(-h)
         m = 1 / alpha[i], -sigma[i] / alpha[i]
         rows.append(_row(timesteps[i], m=m, weights=weights, move=move))
-    return rows, (alpha[skipped], sigma[skipped])
+    return rows, _start(a[skipped])
 
 
 def _euler(acp, steps, skipped, config):
     """Karras et al. 2022, without churn: x is clean latents plus sigma times noise."""
-    last = config["num_train_timesteps"] - 1
-    timesteps = np.linspace(0, last, steps, dtype=np.float32)[::-1].astype(np.float64)
-    sigma = np.append(np.interp(timesteps, np.arange(last + 1), ((1 - acp) / acp) ** 0.5), 0.0)
+    timesteps = _timesteps(steps, config, "linspace")
+    sigma = np.append(np.interp(timesteps, np.arange(len(acp)), ((1 - acp) / acp) ** 0.5), 0.0)
     rows = [
         _row(timesteps[i], scale=(sigma[i] ** 2 + 1) ** -0.5, move=(1.0, sigma[i + 1] - sigma[i]))
         for i in range(skipped, steps)
     ]
-    return rows, (1.0, sigma[skipped])
+    # leading timesteps begin where there is some signal left, so the variances add up to the whole
+    whole = config.get("timestep_spacing") == "leading"
+    return rows, (1.0, sigma[skipped], (sigma[0] ** 2 + whole) ** 0.5)
 
 
 def sample(
