@@ -72,6 +72,107 @@ def test_text_encoder(golden, folder):
     close("pooled", pooled, vectors["out/pooled"], 1e-5)
 
 
+def tiny(module, network, folder):
+    """A network of diffusers' or transformers' own, written by it and read by us: (module, variables)."""
+    network.save_pretrained(folder)
+    architecture, variables, _ = published.import_folder(module, str(folder))
+    return module.build(architecture), variables
+
+
+def compare(ours, theirs, inputs, cotangents):
+    """Outputs, and the gradients to the inputs of their sum weighted by the cotangents.
+
+    Args:
+      ours, theirs: arrays or tensors in our layout -> list of outputs, in it.
+      inputs: name -> array.
+    """
+    torch = pytest.importorskip("torch")
+    given = [torch.tensor(x, requires_grad=True) for x in inputs.values()]
+    expected = theirs(*given)
+    sum((y * torch.tensor(c)).sum() for y, c in zip(expected, cotangents, strict=True)).backward()
+
+    def weighted(*x):
+        found = ours(*x)
+        return sum((y * c).sum() for y, c in zip(found, cotangents, strict=True)), found
+
+    argnums = tuple(range(len(inputs)))
+    grads, found = jax.jit(jax.grad(weighted, argnums, has_aux=True))(*inputs.values())
+    for y, own in zip(expected, found, strict=True):
+        close("output", own, y.detach(), 1e-5)
+    for name, x, grad in zip(inputs, given, grads, strict=True):
+        close(f"gradient to the {name}", grad, x.grad, 1e-4)
+
+
+def draws(*shapes):
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def test_gradients_of_the_unet(tmp_path):
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    sizes |= {"attention_head_dim": 2, "cross_attention_dim": 12}
+    down, up = ("CrossAttnDownBlock2D", "DownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D")
+    network = diffusers.UNet2DConditionModel(**sizes, down_block_types=down, up_block_types=up)
+    module, variables = tiny(unet, network, tmp_path)
+    x, context, cotangent = draws((2, 4, 8, 4), (2, 5, 12), (2, 4, 8, 4))
+    t = np.array([3, 700])
+
+    def theirs(x, context):
+        return [network(x.movedim(-1, 1), torch.tensor(t), context).sample.movedim(1, -1)]
+
+    def ours(x, context):
+        return [module.apply(variables, x, t, context)]
+
+    compare(ours, theirs, {"latents": x, "context": context}, [cotangent])
+
+
+def test_gradients_of_the_vae(tmp_path):
+    torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    sizes = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    kinds = {"down_block_types": (vae.DOWN,) * 2, "up_block_types": (vae.UP,) * 2}
+    network = diffusers.AutoencoderKL(**sizes, **kinds)
+    module, variables = tiny(vae, network, tmp_path)
+    image, latents, *cotangents = draws((2, 8, 16, 3), *[(2, 4, 8, 4)] * 3, (2, 8, 16, 3))
+
+    def theirs(image, latents):
+        posterior = network.encode(image.movedim(-1, 1)).latent_dist
+        found = posterior.mean, posterior.logvar, network.decode(latents.movedim(-1, 1)).sample
+        return [x.movedim(1, -1) for x in found]
+
+    def ours(image, latents):
+        moments = module.apply(variables, image, method="encode")
+        return [*moments, module.apply(variables, latents, method="decode")]
+
+    compare(ours, theirs, {"image": image, "latents": latents}, cotangents)
+
+
+def test_gradients_of_the_text_encoder(tmp_path):
+    """To the token embeddings: ids have none."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 2, "max_position_embeddings": 9, "eos_token_id": 2}
+    network = transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes)).eval()
+    module, variables = tiny(clip, network, tmp_path)
+    ids = np.random.default_rng(0).integers(0, 20, (2, 9))
+    table = np.asarray(variables["params"]["text"]["token_embedding"])
+    cotangents = draws((2, 9, 16), (2, 16))
+    name = next(name for name, _ in network.named_parameters() if "token_embedding" in name)
+
+    def theirs(table):
+        found = torch.func.functional_call(network, {name: table}, (torch.tensor(ids),))
+        return found.last_hidden_state, found.pooler_output
+
+    def ours(table):
+        held = {"params": {"text": variables["params"]["text"] | {"token_embedding": table}}}
+        return module.apply(held, jnp.asarray(ids), method="encode_text")
+
+    compare(ours, theirs, {"token embeddings": table}, cotangents)
+
+
 def test_tables(golden):
     close(
         "alphas_cumprod", schedulers.alphas_cumprod(), golden(f"{CHEF}/sd_tables")["out/alphas_cumprod"], 1e-6
