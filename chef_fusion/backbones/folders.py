@@ -156,7 +156,8 @@ def write(
 def fetch(source: str, subfolders: Iterable[str] = ("",)) -> str:
     """The local folder of `source`: a folder, or "owner/name" of the Hugging Face hub, which is downloaded.
 
-    Only config, tokenizer and weights are, of safetensors and pickles only the former if there are any.
+    Only config, tokenizer and weights are, of safetensors and pickles only the former if there are any. Where
+    the hub can't be reached it is what an earlier call has downloaded.
 
     Raises:
       UserError: neither; or the download failed.
@@ -166,15 +167,29 @@ def fetch(source: str, subfolders: Iterable[str] = ("",)) -> str:
     if os.path.exists(source) or source.count("/") != 1 or source.startswith((".", "/")):
         raise UserError(f"{source} is neither a folder nor owner/name on the Hugging Face hub")
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
+    # the base of what the HTTP library raises: which one that is, and whether it is an OSError, has changed
+    failures = (*HfHubHTTPError.__bases__, OSError)
+    subfolders, unreachable = list(subfolders), None
+    try:  # unlike the list of files this is not asked for again and again while there is no connection
+        about = HfApi().model_info(source)
+        wanted = choose_files([file.rfilename for file in about.siblings or ()], subfolders)
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"{source} is neither a folder nor on the Hugging Face hub ({_line(error)})"
+        ) from error
+    except failures as error:  # weights that are not there will be missed when they are read
+        unreachable, wanted = error, [os.path.join(folder, "config.json") for folder in subfolders]
     try:
-        there = HfApi().list_repo_files(source)
-        wanted = choose_files(there, subfolders)
-        return snapshot_download(source, allow_patterns=wanted)
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{source} is neither a folder nor on the Hugging Face hub ({reason})") from error
+        return snapshot_download(source, allow_patterns=wanted, local_files_only=unreachable is not None)
+    except failures as error:
+        reason = _line(unreachable or error)
+        raise UserError(f"{source} can't be downloaded ({reason}); try again, or name a folder") from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def choose_files(there: Iterable[str], subfolders: Iterable[str] = ("",)) -> list[str]:

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,11 @@ import jax
 import numpy as np
 import pytest
 
+from chef_fusion.backbones import opt, published
 from launch import convert
 from rcg import component, weight_files
 from rcg.errors import UserError
+from tests.rcg.tiny_chain import filled
 
 ROOT = Path(__file__).resolve().parents[2]
 FIELDS = "num_heads=4,decoder_num_heads=5"  # which shapes do not tell
@@ -163,6 +166,28 @@ def test_an_rdm_and_an_encoder_go_through_their_components_bit_for_bit(golden, t
     again = weight_files.read(str(tmp_path / "again.safetensors"))
     assert set(again) == set(file)
     assert all(again[k].tobytes() == a.tobytes() for k, a in file.items())
+
+
+def test_without_the_hub_what_was_downloaded_before_is_taken(tmp_path, monkeypatch):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"^owner/name can't be downloaded \(.*refused.*\); try again.*$"):
+        run(kind="opt", source="owner/name", out=tmp_path / "out")
+
+    sizes = {"hidden_size": 8, "word_embed_proj_dim": 8, "ffn_dim": 8, "num_attention_heads": 2}
+    sizes |= {"vocab_size": 12, "num_hidden_layers": 1, "max_position_embeddings": 4}
+    before = component.Component("opt", sizes, filled(opt.abstract_variables(sizes)))
+    there = tmp_path / "cache/models--owner--name"
+    published.write(before, str(there / "snapshots" / ("0" * 40)))
+    (there / "refs").mkdir()
+    (there / "refs/main").write_text("0" * 40)
+    assert run(kind="opt", source="owner/name", out=tmp_path / "out") == 0
+    made = component.describe(str(tmp_path / "out"), "opt")
+    assert made.content_hash == component.content_hash(before.variables)
+    assert made.provenance["source"] == "owner/name"
 
 
 FULL_SIZE = """
