@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import socket
 import subprocess
@@ -223,3 +224,55 @@ def test_mage_l_at_full_size_within_6_gib(shared, torch, tmp_path):
     arrays = torch.load(file, mmap=True, weights_only=True)["model"]
     got = component.load(str(out)).variables["params"]["blocks"]["23"]["mlp"]["fc1"]["kernel"]
     assert (np.asarray(got).T == arrays["blocks.23.mlp.fc1.weight"].numpy()).all()
+
+
+def write_zeros(folder, manifest, config):
+    """A published network in float32 of nothing but zeros, which take no room, in two shards of like size;
+    returns the bytes of the larger one."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    total = sum(math.prod(about["shape"]) for about in manifest.values())
+    shards, ends, shard_of = ({}, {}), [0, 0], {}
+    for name, about in manifest.items():
+        i = int(4 * total <= 2 * ends[0])
+        start, ends[i] = ends[i], ends[i] + 4 * math.prod(about["shape"])
+        shards[i][name] = {"dtype": "F32", "shape": about["shape"], "data_offsets": [start, ends[i]]}
+        shard_of[name] = f"model-{i}.safetensors"
+    for i, (shard, end) in enumerate(zip(shards, ends, strict=True)):
+        header = json.dumps(shard).encode()
+        with open(folder / f"model-{i}.safetensors", "wb") as f:
+            f.write(len(header).to_bytes(8, "little") + header)
+            f.truncate(8 + len(header) + end)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shard_of}))
+    return max(ends)
+
+
+LOAD = """
+import sys, jax
+from chef_fusion.backbones import published
+
+def peak():  # unlike ru_maxrss it does not begin with the parent's
+    with open("/proc/self/status") as f:
+        return next(1024 * int(line.split()[1]) for line in f if line.startswith("VmHWM"))
+
+jax.devices()
+before = peak()
+made = published.load("opt", sys.argv[1], dtype=jax.numpy.bfloat16)
+held = sum(x.nbytes for x in jax.tree.leaves(made.variables))
+print(held, peak() - before - held)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak is read from Linux's /proc")
+def test_loading_needs_room_for_a_shard_besides_what_it_loads(shared, tmp_path):
+    """A network is placed an array at a time: less than the whole file, besides what the devices hold."""
+    held = json.loads((shared / "reference/manifests/opt_125m.json").read_text())
+    config = (shared / "reference" / held["_config"]).read_text()
+    tensors = {name: about for name, about in held["tensors"].items() if name != "lm_head.weight"}
+    largest = write_zeros(tmp_path / "opt", tensors, config)
+    command = [sys.executable, "-c", LOAD, str(tmp_path / "opt")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded, peak = map(int, done.stdout.split())
+    assert loaded == 2 * sum(math.prod(about["shape"]) for about in tensors.values())
+    print(f"{largest / 2**30:.2f} GiB the largest shard, {peak / 2**30:.2f} GiB at most")
+    assert peak < largest + 2**27
