@@ -128,10 +128,11 @@ LETTERS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 
 
 def train(kind: str, texts: Iterable[str], vocab_size: int, folder: str) -> int:
-    """Learns a byte-level BPE tokenizer and writes its folder, which transformers reads.
+    """Learns a byte-level BPE tokenizer and writes its folder as OPT's or CLIP's, which transformers reads.
 
     Args:
-      kind: "opt" (case kept, "</s>" before a text) or "clip" (lower case, words end in "</w>").
+      kind: "opt" (case kept, "</s>" before a text) or "clip" (lower case, words end in "</w>", each text
+        between a begin and an end token).
       vocab_size: at most so many tokens, special ones included; at least 260 (opt) or 514 (clip).
 
     Returns:
@@ -141,46 +142,58 @@ def train(kind: str, texts: Iterable[str], vocab_size: int, folder: str) -> int:
       UserError: an unknown kind, or too few tokens.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
     if kind not in ("opt", "clip"):
         raise UserError(f'tokenizer kind "{kind}" is not one of opt, clip')
+    first, last, suffix = (SPECIAL, (), "") if kind == "opt" else ((), (BEGIN, END), "</w>")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    least = 260 if kind == "opt" else 514
-    if vocab_size < least:
-        raise UserError(f"a tokenizer of kind {kind} needs at least {least} tokens, not {vocab_size}")
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if kind == "opt":
-        made = Tokenizer(models.BPE())
-        made.pre_tokenizer = byte_level
-        made.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=list(SPECIAL),
-            initial_alphabet=alphabet,
-            show_progress=False,
+    # whatever the texts hold, every byte is a token, and one that ends a word
+    base = list(dict.fromkeys([*first, *alphabet, *(letter + suffix for letter in alphabet)]))
+    room = vocab_size - len(base) - len(last)
+    if room < 0:
+        raise UserError(
+            f"a tokenizer of kind {kind} needs at least {vocab_size - room} tokens, not {vocab_size}"
         )
-        made.train_from_iterator(texts, trainer)
-        special = {"bos_token": "</s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
-    else:
-        made = Tokenizer(models.BPE(unk_token=END, end_of_word_suffix="</w>"))
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    if kind == "clip":
         spaces = normalizers.Replace(Regex(r"\s+"), " ")
         made.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
         words = pre_tokenizers.Split(Regex(LETTERS), "removed", invert=True)
         made.pre_tokenizer = pre_tokenizers.Sequence([words, byte_level])
-        made.decoder = decoders.BPEDecoder(suffix="</w>")
-        trainer = trainers.BpeTrainer(
-            vocab_size=vocab_size - 2,
-            initial_alphabet=alphabet,
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        )
-        every = [bytes([b]).decode("latin-1") for b in range(33, 127)]  # each letter also ends a word
-        made.train_from_iterator([*texts, *every], trainer)
-        made.add_special_tokens([BEGIN, END])
-        special = {"bos_token": BEGIN, "eos_token": END, "unk_token": END, "pad_token": END}
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(first) - len(last),
+        initial_alphabet=alphabet,
+        end_of_word_suffix=suffix,
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    merges = [tuple(pair) for pair in json.loads(made.to_str())["model"]["merges"]][:room]
+    tokens = dict.fromkeys([*base, *map("".join, merges), *last])
+    settings = {"unk_token": END, "end_of_word_suffix": suffix} if kind == "clip" else {}
+    made.model = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, **settings)
+
+    if kind == "opt":
+        bos, eos, pad = "</s>", "</s>", "<pad>"
+        about = {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "model_max_length": 2048}
+    else:
+        bos, eos, pad = BEGIN, END, END
+        about = {"tokenizer_class": "CLIPTokenizer", "do_lower_case": True, "model_max_length": 77}
+    made.add_special_tokens(list(dict.fromkeys([pad, bos, eos])))
+    begin, end = ((token, made.token_to_id(token)) for token in (bos, eos))
+    if kind == "opt":
+        made.post_processor = TemplateProcessing(f"{bos} $A", f"{bos} $A {bos} $B", [begin])
+    else:
+        made.post_processor = RobertaProcessing(end, begin, trim_offsets=False, add_prefix_space=False)
+    special = {"bos_token": bos, "eos_token": eos, "unk_token": eos, "pad_token": pad}
+    about |= {"add_prefix_space": False, "errors": "replace", "clean_up_tokenization_spaces": False}
     os.makedirs(folder, exist_ok=True)
     made.save(os.path.join(folder, "tokenizer.json"))
-    about = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False} | special
-    with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8") as f:
-        json.dump(about, f, indent=2)
+    made.model.save(folder)  # vocab.json, merges.txt
+    for name, held in (("special_tokens_map", special), ("tokenizer_config", about | special)):
+        with open(os.path.join(folder, f"{name}.json"), "w", encoding="utf-8") as f:
+            json.dump(held, f, indent=2)
     return made.get_vocab_size()

@@ -4,13 +4,15 @@ import csv
 import gzip
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from chef_fusion import data, kitchen_sets, recipes, texts
+from chef_fusion import data, kitchen_sets, recipes, texts, tokenization
 from chef_fusion.data import Texts, open_recipes, recipe_dataset
+from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
 from configs.chef_fusion import sources
 from rcg.data import BadRecords
 from rcg.errors import UserError
@@ -197,8 +199,6 @@ def test_texts_are_packed_whole_and_in_windows(tmp_path):
 
 
 def test_tokenizers_of_ones_own(tmp_path):
-    from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
-
     language, caption = tiny_kitchen.tokenizers(tmp_path)
     lm = LanguageTokenizer.load(language, 560, 3)
     assert (lm.bos, lm.pad, lm.eos) == (2, 1, 2)
@@ -212,6 +212,52 @@ def test_tokenizers_of_ones_own(tmp_path):
     assert (rows[1, 1:] == end).all() and begin == captions.vocabulary - 2
     assert captions.tokenizer.decode(rows[0], skip_special_tokens=True).strip() == "tomato soup"
     assert np.array_equal(captions(["tomato   soup"])[0], rows[0])
+
+
+ANY_TEXT = (
+    "Tomato soup",
+    "Crème brûlée — ½ cup, 湯\x01",
+    "it's 350F",
+    "<s> x </s> <|endoftext|>",
+    " a  b",
+    "",
+)
+
+
+@pytest.mark.parametrize("kind, slow", [("opt", "GPT2Tokenizer"), ("clip", "CLIPTokenizer")])
+def test_a_tokenizers_folder_is_opts_or_clips(tmp_path, kind, slow):
+    import transformers
+
+    folder, bare = tmp_path / "made", tmp_path / "bare"
+    tokenization.train(kind, iter(tiny_kitchen.texts()), 560, str(folder))
+    files = {"merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json"}
+    assert {file.name for file in folder.iterdir()} == files
+    made = tokenization.load(str(folder))
+    assert made.vocab_size == len(json.loads((folder / "vocab.json").read_text())) == 560
+    shutil.copytree(folder, bare)
+    (bare / "tokenizer.json").unlink()
+    old = getattr(transformers, slow).from_pretrained(bare)
+    for text in ANY_TEXT:
+        ids, plain = made(text)["input_ids"], made(text, add_special_tokens=False)["input_ids"]
+        assert ids == old(text)["input_ids"]
+        if kind == "opt":
+            assert ids == [2, *plain]
+            assert ids == LanguageTokenizer(made, 560, 3).ids(text, bos=True)
+        else:
+            assert ids == [558, *plain, 559]
+            assert ids == list(CaptionTokenizer(made, len(ids))([text])[0])
+
+
+def test_every_byte_is_a_token_of_either_kind(tmp_path):
+    """Whatever the tokenizer was taught: no text is refused, none becomes another."""
+    language, caption = tiny_kitchen.tokenizers(tmp_path)
+    made = CaptionTokenizer.load(caption, 77).tokenizer
+    for text in ("crème brûlée", "½", "湯", "ñ \x7f", "çà"):
+        ids = made(text, add_special_tokens=False)["input_ids"]
+        assert max(ids) < 558 and made.decode(ids).split() == text.split()
+    with pytest.raises(UserError, match="needs at least 514 tokens, not 513"):
+        tokenization.train("clip", [], 513, str(tmp_path / "small"))
+    assert tokenization.train("opt", [], 260, str(tmp_path / "small")) == 260
 
 
 def test_real_recipes(shared):
