@@ -1,7 +1,8 @@
 """Recipes as text: the published cleaning and caption, what a picture shows of them, back to structure.
 
 A caption reads `This is food title: ... This is ingredient: [...] This is instruction: [...]`, the lists as
-Python prints them (the published code's TSV). Every prompt is a beginning of that sentence.
+Python prints them (the published code's TSV). A prompt is a beginning of that sentence, or its parts in
+another order.
 """
 
 import ast
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 TITLE, INGREDIENTS, INSTRUCTIONS = "This is food title:", "This is ingredient:", "This is instruction:"
+_MARKS = re.compile(f"({TITLE}|{INGREDIENTS}|{INSTRUCTIONS})")
 _FOREIGN = re.compile(r"[^a-z0-9+()/?!.,]")
 _BRACKETED = re.compile(r"\([^)]*\)")
 _SPACES = re.compile(r" +")
@@ -94,43 +96,54 @@ def prompt(
     ingredients: Sequence[str] | None = None,
     instructions: Sequence[str] | None = None,
 ) -> str:
-    """The beginning of a caption that says what is given, up to what is to be written."""
-    text = TITLE
-    if title is None:
-        return text
-    text += f" {title} {INGREDIENTS}"
-    if ingredients is None:
-        return text
-    text += f" {list(filter(None, map(clean_line, ingredients)))} {INSTRUCTIONS}"
-    return text if instructions is None else f"{text} {list(filter(None, map(clean_line, instructions)))}"
+    """What is given, then the mark of what is to be written: the beginning of a caption, where it can be.
+
+    What comes before a given part in a caption and is to be written moves behind it: ingredients for a title
+    and steps are asked for as "This is food title: ... This is instruction: [...] This is ingredient:". A
+    model that has only read captions has not seen that order. A prompt that does not begin with a title
+    needs its task named (t2t): else it is taken for a turn of a conversation.
+    """
+
+    def lines(given: Sequence[str] | None) -> list[str] | None:
+        return None if given is None else list(filter(None, map(clean_line, given)))
+
+    parts = {TITLE: title, INGREDIENTS: lines(ingredients), INSTRUCTIONS: lines(instructions)}
+    stated = [f"{mark} {part}" for mark, part in parts.items() if part is not None]
+    missing = [mark for mark, part in parts.items() if part is None]
+    return " ".join(stated + missing[:1])
 
 
 def parse(text: str) -> Recipe | None:
-    """The recipe that a caption, maybe one cut off at its end, states; None if it has no title or lists."""
-    match = re.search(
-        rf"(?:{TITLE})?(.*?){INGREDIENTS}(.*?)(?:{INSTRUCTIONS}(.*))?$", " ".join(text.split()), re.S
-    )
-    if not match:
-        return None
-    title, ingredients, instructions = (part.strip() if part else "" for part in match.groups())
-    found = _read_list(ingredients), _read_list(instructions)
+    """The recipe that a caption, maybe one cut off at its end, states; None if it has no title or lists.
+
+    Its parts may come in any order, with other words before and after; of a part said twice the first counts.
+    """
+    before, *rest = _MARKS.split(" ".join(text.split()))
+    stated: dict[str, str] = {} if TITLE in rest else {TITLE: before.strip()}
+    for mark, part in zip(rest[::2], rest[1::2], strict=True):
+        if part.strip():
+            stated.setdefault(mark, part.strip())
+    title = stated.get(TITLE, "")
+    found = _read_list(stated.get(INGREDIENTS, "")), _read_list(stated.get(INSTRUCTIONS, ""))
     if not title or not any(found):
         return None
     return Recipe(title, *found)
 
 
 def _read_list(text: str) -> tuple[str, ...]:
-    """A printed list of strings; if it is cut off, what there is of it."""
-    try:
-        found = ast.literal_eval(text)
-        if isinstance(found, list) and all(isinstance(item, str) for item in found):
-            return tuple(found)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        pass
+    """A printed list of strings; if it is cut off, what there is of it, and without what is said after it."""
+    inside = text.partition("]")[0]  # cleaned lines have no brackets
+    for printed in (text, inside + "]"):
+        try:
+            found = ast.literal_eval(printed)
+            if isinstance(found, list) and all(isinstance(item, str) for item in found):
+                return tuple(found)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            pass
     if not text.startswith("["):
         return ()
     # between cleaned lines there is always ', '
-    items = re.split(r"""['"],\s*['"]""", text.strip("[] ").strip("'\""))
+    items = re.split(r"""['"],\s*['"]""", inside.strip("[ ").strip("'\""))
     return tuple(item.strip() for item in items if item.strip())
 
 

@@ -1,5 +1,6 @@
 """Recipes as text: the published cleaning, captions, and back."""
 
+import itertools
 import json
 
 import numpy as np
@@ -97,6 +98,38 @@ def test_prompts_are_beginnings_of_captions():
     for given in (("Soup",), ("Soup", recipe.ingredients), ("Soup", recipe.ingredients, recipe.instructions)):
         assert whole.startswith(recipes.prompt(*given))
     assert whole == recipes.prompt("Soup", recipe.ingredients, recipe.instructions)
+
+
+@pytest.mark.parametrize("given", list(itertools.product([False, True], repeat=3)))
+def test_a_prompt_says_all_that_is_given_and_what_is_to_be_written(given):
+    """Ingredients for a title and steps are no beginning of a caption, but can be asked for."""
+    recipe = recipes.clean(Recipe("Soup", ("1 leek", "salt"), ("boil!",)))
+    parts = recipe.title, recipe.ingredients, recipe.instructions
+    told = [part if known else None for part, known in zip(parts, given, strict=True)]
+    prompt = recipes.prompt(*told)
+    marks = (recipes.TITLE, recipes.INGREDIENTS, recipes.INSTRUCTIONS)
+    for mark, part, known in zip(marks, parts, given, strict=True):
+        text = f"{mark} {part if isinstance(part, str) else list(part)}"
+        assert (text in prompt) == known
+    if sum(given) == 2:
+        mark, part = next((m, p) for m, p, known in zip(marks, parts, given, strict=True) if not known)
+        answer = f" {part if isinstance(part, str) else list(part)}"
+        assert prompt.endswith(mark) and recipes.parse(prompt + answer) == recipe
+    if not all(given):
+        first = given.index(False)
+        assert prompt.endswith(marks[first]) and not any(prompt.count(m) > 1 for m in marks)
+
+
+def test_words_around_a_caption_are_no_part_of_it():
+    recipe = Recipe("Pie", ("2 apples",), ("bake it.", "eat."))
+    caption = recipes.caption(recipe)
+    assert recipes.parse(f"Sure. {caption}") == recipe
+    assert recipes.parse(f"Sure: {caption} Enjoy! ['yes']") == recipe
+    assert recipes.parse(f"{caption} {recipes.caption(Recipe('Cake', ('flour',), ('stir.',)))}") == recipe
+    assert recipes.parse(caption.removeprefix(recipes.TITLE)) == recipe
+    assert recipes.parse(f"{recipes.TITLE} {caption}") == recipe
+    cut = caption[: caption.index(recipes.INSTRUCTIONS) + 7]
+    assert recipes.parse(cut) == Recipe("Pie", ("2 apples",), ())
 
 
 @pytest.mark.parametrize(
