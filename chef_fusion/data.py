@@ -5,11 +5,13 @@ skipped if damaged, counted and put in order as all images are; what a batch say
 its photo.
 """
 
+import copy
 import csv
 import dataclasses
 import functools
 import glob
 import gzip
+import itertools
 import json
 import logging
 import os
@@ -42,17 +44,24 @@ class Packed(Sequence):
     def __init__(self, records: Iterator[Any]):
         block, ends = bytearray(), [0]
         for record in records:
-            block += json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode()
+            # half a surrogate pair, which JSON can hold, is no text: "?"
+            block += json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
             ends.append(len(block))
-        self._block, self._ends = bytes(block), np.array(ends)
+        self._block, self._first, self._end = bytes(block), np.array(ends[:-1], int), np.array(ends[1:], int)
 
     def __len__(self) -> int:
-        return len(self._ends) - 1
+        return len(self._end)
 
     def __getitem__(self, i: int) -> Any:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        return json.loads(self._block[self._ends[i] : self._ends[i + 1]])
+        return json.loads(self._block[self._first[i] : self._end[i]])
+
+    def only(self, numbers: Sequence[int]) -> "Packed":
+        """These records alone."""
+        found = copy.copy(self)
+        found._first, found._end = self._first[np.array(numbers, int)], self._end[np.array(numbers, int)]
+        return found
 
 
 class RecipeSet:
@@ -96,7 +105,8 @@ class RecipeSet:
         if "caption" in record:
             found = recipes.parse(record["caption"])
             if found is None:
-                raise UserError(f"caption {i} does not parse as a recipe: {record['caption'][:80]}")
+                begun = " ".join(record["caption"].split())[:80]
+                raise UserError(f"caption {i} does not parse as a recipe: {begun}")
             return found
         return Recipe.of(record)
 
@@ -122,6 +132,8 @@ class RecipeSet:
 
 def open_recipes(data: ConfigDict, split: str) -> RecipeSet:
     """The recipes of one split, as `config.data` says.
+
+    Recipes without a photo on the disk are left out; the log says how many.
 
     Args:
       split: "train" and "eval" stand for `data.train_split` and `data.eval_split`; or a split's own name.
@@ -159,18 +171,74 @@ def _items(path: str) -> Iterator[dict[str, Any]]:
         raise UserError(f"can't read {path}: {error.strerror}") from error
 
 
-def _find_images(root: str, split: str, example: str) -> str:
-    """The pattern of IMAGE_FOLDERS by which an image is found under `root`."""
-    for name in SPLIT_NAMES.get(split, (split,)):
-        for pattern in IMAGE_FOLDERS:
-            if os.path.exists(_image_path(root, pattern, name, example)):
-                return pattern.replace("{split}", name)
-    return ""
+def _names(split: str) -> tuple[str, ...]:
+    return SPLIT_NAMES.get(split, (split,))
 
 
 def _image_path(root: str, pattern: str, split: str, name: str) -> str:
     nested = os.path.join(*name[:4], name)
     return os.path.join(root, pattern.format(split=split, nested=nested, file=name))
+
+
+def _locate(root: str, split: str, photos: list[list[str]]) -> list[list[str]]:
+    """The paths of photos whose names are given, by the first of IMAGE_FOLDERS that one of a hundred is in.
+
+    Raises:
+      UserError: none of them is in any.
+    """
+    examples = list(itertools.islice(itertools.chain.from_iterable(photos), 100))
+    for name, folder, pattern in itertools.product(examples, _names(split), IMAGE_FOLDERS):
+        if os.path.exists(_image_path(root, pattern, folder, name)):
+            return [[_image_path(root, pattern, folder, name) for name in own] for own in photos]
+    others = f", nor any of the next {len(examples) - 1}" if len(examples) > 1 else ""
+    tried = _image_path(root, IMAGE_FOLDERS[0], split, examples[0])
+    raise UserError(f"no image {examples[0]} under {root}{others}; looked for {tried} and the like")
+
+
+def _listing(folder: str) -> frozenset[str]:
+    try:
+        return frozenset(os.listdir(folder))
+    except (OSError, ValueError):  # ValueError: no name that a folder can have
+        return frozenset()
+
+
+def _there(paths: list[list[str]]) -> list[list[str]]:
+    """Those of the photos that are there. Each folder is listed once: Recipe1M has about ten photos in one,
+    and a network disk is asked once for them all."""
+    listing = functools.cache(_listing)
+
+    def there(path: str) -> bool:
+        folder, name = os.path.split(path)
+        names = listing(folder)
+        # a disk may spell a name in other letters than the one it is found by
+        return name in names or (bool(names) and os.path.exists(path))
+
+    return [[path for path in own if there(path)] for own in paths]
+
+
+USUAL = ("recipes", "recipes with an image", "images")  # the rest is worth a warning
+
+
+def _recipe_set(
+    root: str, split: str, records: Packed, paths: list[list[str]], counts: Counter[str]
+) -> RecipeSet:
+    """The recipes that have a photo on the disk; says how many recipes and photos there are, and are not.
+
+    Raises:
+      UserError: none has.
+    """
+    named = sum(map(len, paths))
+    paths = _there(paths)
+    kept = [i for i, own in enumerate(paths) if own]
+    counts["images that are missing"] = named - sum(map(len, paths))
+    counts["recipes without an image"] += len(records) - len(kept)
+    counts["recipes with an image"], counts["images"] = len(kept), sum(map(len, paths))
+    said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    if not kept:
+        raise UserError(f'{root} holds no recipe with an image in the split "{split}" ({said or "nothing"})')
+    unusual = any(n and what not in USUAL for what, n in counts.items())
+    logger.log(logging.WARNING if unusual else logging.INFO, "%s, %s: %s", root, split, said)
+    return RecipeSet(records.only(kept), [paths[i] for i in kept])
 
 
 def _safe(name: Any) -> bool:
@@ -183,24 +251,38 @@ def _safe(name: Any) -> bool:
     )
 
 
+def _id(item: dict[str, Any]) -> str:
+    found = item.get("id")
+    return found if isinstance(found, str) else ""
+
+
+def _list(item: dict[str, Any], name: str) -> list[Any]:
+    found = item.get(name)
+    return found if isinstance(found, list) else []
+
+
 def _recipe1m(root: str, split: str, data: ConfigDict) -> RecipeSet:
     """Recipe1M's own layout: layer1.json, layer2.json, maybe det_ingrs.json; images by their ids' digits."""
     images: dict[str, list[str]] = {}
     counts: Counter[str] = Counter()
     for item in _items(os.path.join(root, "layer2.json")):
-        found = [i.get("id") for i in item.get("images") or () if isinstance(i, dict)]
+        found = [i.get("id") for i in _list(item, "images") if isinstance(i, dict)]
         good = [name for name in found if _safe(name)]
         counts["images with an id that is no file name"] += len(found) - len(good)
-        if good and isinstance(item.get("id"), str):
-            images[item["id"]] = good
+        if good and _id(item):
+            images[_id(item)] = good
     detected: dict[str, list[str]] = {}
     extra = os.path.join(root, "det_ingrs.json")
     if os.path.exists(extra):
         for item in _items(extra):
-            if item.get("id") in images:
-                pairs = zip(item.get("ingredients") or (), item.get("valid") or (), strict=False)
-                detected[item["id"]] = [i["text"] for i, valid in pairs if valid]
-    names = SPLIT_NAMES.get(split, (split,))
+            if _id(item) not in images:
+                continue
+            pairs = zip(_list(item, "ingredients"), _list(item, "valid"), strict=False)
+            texts = [i.get("text") if isinstance(i, dict) else None for i, valid in pairs if valid]
+            names = [text for text in texts if isinstance(text, str)]
+            counts["detected ingredients that are no text"] += len(texts) - len(names)
+            detected[_id(item)] = names
+    names = _names(split)
     photos: list[list[str]] = []
     partitions: Counter[str] = Counter()
 
@@ -210,76 +292,83 @@ def _recipe1m(root: str, split: str, data: ConfigDict) -> RecipeSet:
             if item.get("partition") not in names:
                 continue
             counts["recipes"] += 1
-            own = images.get(item.get("id", ""))
+            own = images.get(_id(item))
             if not own:
                 counts["recipes without an image"] += 1
                 continue
             try:
                 recipe = Recipe.of(item)
-            except (ValueError, AttributeError):
+            except ValueError:
                 counts["records that are no recipes"] += 1
                 continue
             photos.append(own)
-            known = detected.get(item["id"])
+            known = detected.get(recipe.id)
             yield recipe.record() | {"id": recipe.id} | ({"detected": known} if known else {})
 
     packed = Packed(records())
     if not len(packed):
-        there = ", ".join(sorted(partitions)) or "nothing"
+        there = " ".join(", ".join(sorted(partitions)).split())[:200] or "nothing"
         raise UserError(f'{root} has no recipe with an image in the split "{split}"; splits there: {there}')
-    first = photos[0][0]
-    pattern = _find_images(root, split, first)
-    if not pattern:
-        tried = _image_path(root, IMAGE_FOLDERS[0], split, first)
-        raise UserError(f"no image {first} under {root}; looked for {tried} and the like")
-    paths = [[_image_path(root, pattern, split, name) for name in own] for own in photos]
-    _log(root, split, counts | Counter({"with images": len(packed), "images": sum(map(len, paths))}))
-    return RecipeSet(packed, paths)
+    return _recipe_set(root, split, packed, _locate(root, split, photos), counts)
 
 
 def _files_of_split(root: str, split: str, pattern: str) -> list[str]:
     """The file itself, or those in a folder whose names match with a name of the split."""
     if os.path.isfile(root):
         return [root]
-    names = SPLIT_NAMES.get(split, (split,))
-    found = {f for n in names for f in glob.glob(os.path.join(glob.escape(root), pattern.format(n)))}
+    found = {f for n in _names(split) for f in glob.glob(os.path.join(glob.escape(root), pattern.format(n)))}
     return sorted(found)
 
 
-def _log(root: str, split: str, counts: Counter[str]) -> None:
-    logger.info("%s, %s: %s", root, split, ", ".join(f"{n} {what}" for what, n in counts.items() if n))
+def _rows(path: str) -> Iterator[dict[str, str | None]]:
+    """The rows of a TSV.
+
+    Raises:
+      UserError: can't be read, or has no columns caption and image.
+    """
+    csv.field_size_limit(2**24)
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            rows = csv.DictReader(f, delimiter="\t")
+            if not {"caption", "image"} <= set(rows.fieldnames or ()):
+                columns = str(rows.fieldnames)[:200]
+                raise UserError(f"{path} has the columns {columns}, not caption and image with a tab between")
+            yield from rows
+    except OSError as error:
+        raise UserError(f"can't read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no text in UTF-8 after line {rows.line_num}; save it as that") from error
+    except csv.Error as error:
+        raise UserError(f"{path}, after line {rows.line_num}: {error}; is a quotation mark open?") from error
 
 
 def _tsv(root: str, split: str, data: ConfigDict) -> RecipeSet:
-    """The published code's form: <split>.tsv with the columns caption and image; images by their names' first
-    four characters under a folder of the split's name."""
+    """The published code's form: <split>.tsv with the columns caption and image; images by
+    their names' first four characters under a folder of the split's name."""
     files = _files_of_split(root, split, "*{}*.tsv")
     if not files:
         raise UserError(f'{root} holds no .tsv file of the split "{split}"')
     if len(files) > 1:
         raise UserError(f"{root} holds {len(files)} .tsv files of the split {split}; name one as the path")
+    counts: Counter[str] = Counter()
+    photos: list[list[str]] = []
+
+    def records() -> Iterator[dict[str, Any]]:
+        for row in _rows(files[0]):
+            counts["recipes"] += 1
+            if not row["caption"]:
+                counts["rows without a caption"] += 1
+            elif not row["image"]:
+                counts["recipes without an image"] += 1
+            elif not _safe(row["image"]):
+                counts["images with a name that is no file's"] += 1
+            else:
+                photos.append([row["image"]])
+                yield {"caption": row["caption"]}
+
+    packed = Packed(records())
     folder = os.path.dirname(os.path.abspath(files[0]))
-    captions, images = [], []
-    csv.field_size_limit(2**24)
-    with open(files[0], newline="", encoding="utf-8") as f:
-        rows = csv.DictReader(f, delimiter="\t")
-        if rows.fieldnames is None or not {"caption", "image"} <= set(rows.fieldnames):
-            raise UserError(
-                f"{files[0]} has the columns {rows.fieldnames}, not caption and image with a tab between them"
-            )
-        for row in rows:
-            if row["caption"] and _safe(row["image"]):
-                captions.append({"caption": row["caption"]})
-                images.append(row["image"])
-    if not captions:
-        raise UserError(f"{files[0]} holds no rows")
-    pattern = _find_images(folder, split, images[0])
-    if not pattern:
-        raise UserError(
-            f"no image {images[0]} under {folder}, neither nested by its first four characters nor flat"
-        )
-    paths = [[_image_path(folder, pattern, split, name)] for name in images]
-    return RecipeSet(Packed(iter(captions)), paths)
+    return _recipe_set(files[0], split, packed, _locate(folder, split, photos) if photos else [], counts)
 
 
 def _jsonl(root: str, split: str, data: ConfigDict) -> RecipeSet:
@@ -294,10 +383,11 @@ def _jsonl(root: str, split: str, data: ConfigDict) -> RecipeSet:
         for path in files:
             folder = os.path.dirname(os.path.abspath(path))
             for number, record in json_lines(path):
-                if record.get("partition", split) not in SPLIT_NAMES.get(split, (split,)):
+                if record.get("partition", split) not in _names(split):
                     continue
                 counts["recipes"] += 1
-                named = record.get("images") or ([record["image"]] if record.get("image") else [])
+                named = record.get("images") or record.get("image") or []
+                named = named if isinstance(named, list) else [named]
                 own = [os.path.normpath(os.path.join(folder, n)) for n in named if isinstance(n, str)]
                 own = [p for p in own if p.startswith(folder + os.sep)]
                 if not own:
@@ -311,10 +401,7 @@ def _jsonl(root: str, split: str, data: ConfigDict) -> RecipeSet:
                 yield recipe.record() | {"id": recipe.id, "detected": list(recipe.detected)}
 
     packed = Packed(records())
-    _log(root, split, counts)
-    if not len(packed):
-        raise UserError(f'{root} holds no recipe with an image in the split "{split}"')
-    return RecipeSet(packed, photos)
+    return _recipe_set(root, split, packed, photos, counts)
 
 
 def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -3,7 +3,7 @@
     python -m tests.fuzz <reader> -max_total_time=60
 
 Ends at the first file that makes a reader do anything but read it or refuse it in one line. Readers: json,
-component, weights, recipes, layer1, layer2, picture. `tests/rcg/test_hostile.py` is what CI runs.
+component, weights, recipes, table, layer1, layer2, det_ingrs, picture. CI runs `tests/rcg/test_hostile.py`.
 """
 
 import json
@@ -20,7 +20,7 @@ with atheris.instrument_imports(include=["rcg", "chef_fusion"]):
     from rcg import component, json_files, weight_files
     from rcg.data import DecodeError, decode
     from rcg.errors import UserError
-    from tests.rcg.test_hostile import LAYERS, LINE, PICTURES, one_line
+    from tests.rcg.test_hostile import LAYERS, LINE, PICTURES, TABLE, one_line
 
 FOLDER = tempfile.mkdtemp(prefix="fuzz-")
 
@@ -33,6 +33,8 @@ def write(name: str, held: bytes) -> str:
 
 
 def recipes(source: str) -> None:
+    for photo in ("a.png", "abcdef.jpg"):  # a recipe without one is not read
+        write(photo, b"")
     found = recipe_data.open_recipes(sources.recipes(FOLDER, source, 16), "train")
     for i in range(len(found)):
         assert os.path.realpath(found.name(i)).startswith(FOLDER)
@@ -51,6 +53,11 @@ def lines(held: bytes) -> None:
     recipes("recipe_jsonl")
 
 
+def table(held: bytes) -> None:
+    write("train.tsv", held)
+    recipes("recipe_tsv")
+
+
 def weights(held: bytes) -> None:
     arrays = weight_files.read(write("a.safetensors", held))
     for name in arrays:
@@ -67,8 +74,10 @@ READERS = {
     "component": about,
     "weights": weights,
     "recipes": lines,
+    "table": table,
     "layer1": lambda held: layer("layer1.json", held),
     "layer2": lambda held: layer("layer2.json", held),
+    "det_ingrs": lambda held: layer("det_ingrs.json", held),
     "picture": decode,
 }
 
@@ -84,8 +93,8 @@ def seeds(reader: str) -> str:
         "component": [open(os.path.join(path, "component.json"), "rb").read()],
         "weights": [open(os.path.join(path, "b.safetensors"), "rb").read()],
         "recipes": [json.dumps(LINE).encode() + b"\n"],
-        "layer1": [json.dumps(LAYERS["layer1.json"]).encode()],
-        "layer2": [json.dumps(LAYERS["layer2.json"]).encode()],
+        "table": [TABLE.encode()],
+        **{name: [json.dumps(LAYERS[f"{name}.json"]).encode()] for name in ("layer1", "layer2", "det_ingrs")},
         "picture": list(PICTURES.values()),
     }
     for i, one in enumerate(held[reader]):

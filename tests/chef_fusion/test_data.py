@@ -72,6 +72,52 @@ def test_recipe1m(recipe1m, caplog):
     assert open_recipes(config(recipe1m), "val").num_recipes == 1
 
 
+def test_photos_that_are_not_there(recipe1m, caplog, monkeypatch):
+    """They are counted and left out, though the first of all is one of them."""
+    for photo in (0, 16):
+        (recipe1m / "images/train/0/0/0/0" / image_id(photo)).unlink()
+    found = open_recipes(config(recipe1m), "train")
+    assert "2 images that are missing" in caplog.text and "3 recipes without an image" in caplog.text
+    assert "2 recipes with an image, 3 images" in caplog.text
+    assert [found.recipe(i).title for i in range(found.num_recipes)] == ["Pie 0", "Pie 3"]
+    assert [found.name(i)[-14:] for i in range(len(found))] == [image_id(p) for p in (1, 2, 48)]
+    # a disk that spells names otherwise, as some do with accents and capitals
+    monkeypatch.setattr(data, "_listing", lambda folder: frozenset({"PHOTO.JPG"}))
+    assert len(open_recipes(config(recipe1m), "train")) == 3
+    monkeypatch.undo()
+    shutil.rmtree(recipe1m / "images")
+    with pytest.raises(
+        UserError, match="no image 0000000000.jpg under .*, nor any of the next 4; looked for"
+    ):
+        open_recipes(config(recipe1m), "train")
+
+
+def test_photos_of_json_lines_that_are_not_there(tmp_path, caplog):
+    save_image(tmp_path / "a.jpg", 1)
+    lines = [{"title": f"Pie {i}", "images": [f"{name}.jpg"]} for i, name in enumerate("bac")]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with caplog.at_level(logging.INFO):
+        found = open_recipes(config(tmp_path, "recipe_jsonl"), "train")
+    assert found.num_recipes == len(found) == 1 and found.recipe(0).title == "Pie 1"
+    assert "3 recipes, 2 images that are missing, 2 recipes without an image" in caplog.text
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(UserError, match="no recipe with an image .*3 images that are missing"):
+        open_recipes(config(tmp_path, "recipe_jsonl"), "train")
+
+
+def test_what_a_data_set_says_wrongly_is_counted(recipe1m, caplog):
+    wrong = [
+        {"id": "r0", "ingredients": [{"text": "leek"}, {}, "salt", {"text": 3}], "valid": [True] * 4},
+        {"id": ["r1"], "ingredients": 5},
+        {"id": "r3", "ingredients": None, "valid": 1},
+    ]
+    (recipe1m / "det_ingrs.json").write_text(json.dumps(wrong))
+    with caplog.at_level(logging.INFO):
+        found = open_recipes(config(recipe1m), "train")
+    assert found.recipe(0).detected == ("leek",) and found.recipe(2).detected == ()
+    assert "3 detected ingredients that are no text" in caplog.text
+
+
 def test_an_epoch_shows_each_recipe_once_by_a_photo_drawn_anew(recipe1m):
     c = config(recipe1m)
     dataset = recipe_dataset(lambda split: open_recipes(c, split), c, lambda r, split: Texts(r, None, None))
@@ -118,6 +164,48 @@ def test_published_tsv(recipe1m, shared):
     (recipe1m / "train.tsv").write_text("caption image\na b\n")
     with pytest.raises(UserError, match="not caption and image with a tab"):
         open_recipes(config(recipe1m, "recipe_tsv"), "train")
+
+
+def test_rows_of_a_tsv_that_say_too_little_are_counted(recipe1m, caplog):
+    rows = [
+        ("Soup", image_id(0)),
+        ("", image_id(1)),
+        ("Pie",),
+        ("Pie", ""),
+        ("Pie", "../a.jpg"),
+        ("Pie", "0000.png"),
+    ]
+    text = "\n".join("\t".join(row) for row in [("caption", "image"), *rows])
+    (recipe1m / "train.tsv").write_text(text)
+    with caplog.at_level(logging.INFO):
+        assert open_recipes(config(recipe1m, "recipe_tsv"), "train").num_recipes == 1
+    for count in (
+        "6 recipes, 1 rows without a caption",
+        "3 recipes without an image",  # none named, twice, and one that is missing
+        "1 images with a name that is no file's",
+        "1 images that are missing",
+        "1 recipes with an image",
+    ):
+        assert count in caplog.text
+
+
+@pytest.mark.parametrize(
+    "held, message",
+    [
+        ("caption\timage\nsoup\tabcde.jpg\n".encode("utf-16"), "train.tsv is no text in UTF-8 after line 0"),
+        (b"caption\timage\nsoup\tabcde.jpg\n\xff\n", "train.tsv is no text in UTF-8"),
+        (
+            b'caption\timage\n"soup' + b"x" * 2**24,
+            "after line 1: field larger than .* is a quotation mark open",
+        ),
+        (b"caption\timage\n", r"no recipe with an image in the split \"train\" \(nothing\)"),
+        (b"", "has the columns None, not caption and image"),
+    ],
+)
+def test_damaged_tsv(tmp_path, held, message):
+    (tmp_path / "train.tsv").write_bytes(held)
+    with pytest.raises(UserError, match=message):
+        open_recipes(config(tmp_path, "recipe_tsv"), "train")
 
 
 def test_json_lines(tmp_path):

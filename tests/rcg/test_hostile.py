@@ -165,22 +165,74 @@ def test_json_that_is_some_comes_back(value):
     assert json_files.parse(json.dumps(value)) == value
 
 
+JUNK = (None, True, -1, 1e300, "", "x", "\ud800", "a\0b", "../..", [], [[1]], {}, {"a": 1})
+
+
+def with_junk(whole):
+    """All that becomes of a value of JSON if one place in it holds something else."""
+    yield from JUNK
+    places = whole.items() if isinstance(whole, dict) else enumerate(whole) if isinstance(whole, list) else ()
+    for at, part in places:
+        for other in with_junk(part):
+            held = dict(whole) if isinstance(whole, dict) else list(whole)
+            held[at] = other
+            yield held
+
+
+def read_recipes(folder, source: str) -> int:
+    """How many there are, or 0 if they are refused."""
+    try:
+        found = recipe_data.open_recipes(sources.recipes(str(folder), source, 16), "train")
+        assert all(
+            os.path.realpath(found.name(i)).startswith(str(folder) + os.sep) for i in range(len(found))
+        )
+        assert all(isinstance(found.text(i), str) for i in range(found.num_recipes))
+        found.text(0).encode()
+        return found.num_recipes
+    except UserError as error:
+        one_line(error)
+        return 0
+
+
 LINE = {"title": "Pie", "ingredients": ["1 apple"], "instructions": ["bake"], "images": ["a.png"]}
+
+
+def write_lines(folder, lines) -> bytes:
+    (folder / "a.png").write_bytes(PICTURES["PNG"])
+    (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return (folder / "train.jsonl").read_bytes()
 
 
 @fuzz
 @given(st.data())
 def test_recipes(tmp_path_factory, given_data):
     folder = tmp_path_factory.mktemp("recipes")
-    whole = "".join(json.dumps(LINE | {"title": f"Pie {i}"}) + "\n" for i in range(3)).encode()
+    whole = write_lines(folder, [LINE] * 3)
+    assert read_recipes(folder, "recipe_jsonl") == 3
     (folder / "train.jsonl").write_bytes(given_data.draw(damaged(whole)))
-    config = sources.recipes(str(folder), "recipe_jsonl", 16)
-    try:
-        found = recipe_data.open_recipes(config, "train")
-        assert all(found.name(i).startswith(str(folder) + os.sep) for i in range(len(found)))
-        assert all(isinstance(found.text(i), str) for i in range(found.num_recipes))
-    except UserError as error:
-        one_line(error)
+    read_recipes(folder, "recipe_jsonl")
+
+
+def test_recipes_of_anything(tmp_path):
+    read = []
+    for line in with_junk(LINE):
+        write_lines(tmp_path, [line, LINE])
+        read.append(read_recipes(tmp_path, "recipe_jsonl"))
+    assert set(read) == {0, 1, 2}
+
+
+TABLE = "caption\timage\n" + "".join(f'"This is food title: Pie {i}"\tabcdef.jpg\n' for i in range(3))
+
+
+@fuzz
+@given(st.data())
+def test_tables_of_recipes(tmp_path_factory, given_data):
+    folder = tmp_path_factory.mktemp("recipes")
+    (folder / "abcdef.jpg").write_bytes(PICTURES["JPEG"])
+    (folder / "train.tsv").write_text(TABLE)
+    assert read_recipes(folder, "recipe_tsv") == 3
+    (folder / "train.tsv").write_bytes(given_data.draw(damaged(TABLE.encode())))
+    read_recipes(folder, "recipe_tsv")
 
 
 LAYERS = {
@@ -193,24 +245,37 @@ LAYERS = {
             "instructions": [{"text": "bake"}],
         }
     ],
-    "layer2.json": [{"id": "r1", "images": [{"id": "abcdef.jpg"}]}],
+    "layer2.json": [{"id": "r1", "images": [{"id": "abcdef.jpg", "url": ""}]}],
+    "det_ingrs.json": [{"id": "r1", "ingredients": [{"text": "apple"}], "valid": [True]}],
 }
 
 
-@fuzz
-@given(st.data(), st.sampled_from(sorted(LAYERS)))
-def test_recipe1m(tmp_path_factory, given_data, which):
-    folder = tmp_path_factory.mktemp("recipe1m")
+def write_layers(folder) -> None:
     (folder / "a/b/c/d").mkdir(parents=True)
     (folder / "a/b/c/d/abcdef.jpg").write_bytes(PICTURES["JPEG"])
     for name, layer in LAYERS.items():
         (folder / name).write_text(json.dumps(layer))
+
+
+@pytest.mark.parametrize("which", LAYERS)
+@fuzz
+@given(given_data=st.data())
+def test_recipe1m(tmp_path_factory, given_data, which):
+    folder = tmp_path_factory.mktemp("recipe1m")
+    write_layers(folder)
+    assert read_recipes(folder, "recipe1m") == 1
     (folder / which).write_bytes(given_data.draw(damaged((folder / which).read_bytes())))
-    try:
-        found = recipe_data.open_recipes(sources.recipes(str(folder), "recipe1m", 16), "train")
-        assert all(os.path.realpath(found.name(i)).startswith(str(folder)) for i in range(len(found)))
-    except UserError as error:
-        one_line(error)
+    read_recipes(folder, "recipe1m")
+
+
+@pytest.mark.parametrize("which", LAYERS)
+def test_recipe1m_of_anything(tmp_path, which):
+    write_layers(tmp_path)
+    read = []
+    for held in with_junk(LAYERS[which]):
+        (tmp_path / which).write_text(json.dumps(held))
+        read.append(read_recipes(tmp_path, "recipe1m"))
+    assert set(read) == {0, 1}
 
 
 def read_all(source) -> None:
