@@ -9,12 +9,12 @@ import copy
 import csv
 import dataclasses
 import functools
-import glob
 import gzip
 import itertools
 import json
 import logging
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -133,7 +133,10 @@ class RecipeSet:
 def open_recipes(data: ConfigDict, split: str) -> RecipeSet:
     """The recipes of one split, as `config.data` says.
 
-    Recipes without a photo on the disk are left out; the log says how many.
+    Recipe1M names the split of each recipe, and so may the records of other files ("partition"). Else the
+    file's name says it ("train" as a word of its own, not as in "strainer"). Of a file that says nothing
+    every tenth record is kept from training: "val" and "test" are both those. Recipes without a photo on the
+    disk are left out; the log says how many.
 
     Args:
       split: "train" and "eval" stand for `data.train_split` and `data.eval_split`; or a split's own name.
@@ -216,7 +219,7 @@ def _there(paths: list[list[str]]) -> list[list[str]]:
     return [[path for path in own if there(path)] for own in paths]
 
 
-USUAL = ("recipes", "recipes with an image", "images")  # the rest is worth a warning
+USUAL = ("recipes", "recipes with an image", "images", "of another split")  # the rest is worth a warning
 
 
 def _recipe_set(
@@ -235,7 +238,10 @@ def _recipe_set(
     counts["recipes with an image"], counts["images"] = len(kept), sum(map(len, paths))
     said = ", ".join(f"{n} {what}" for what, n in counts.items() if n)
     if not kept:
-        raise UserError(f'{root} holds no recipe with an image in the split "{split}" ({said or "nothing"})')
+        raise UserError(
+            f'{root} holds no recipe with an image in the split "{split}" ({said or "nothing"}); a record is '
+            "of the split that it names as its partition, else of the one in its file's name"
+        )
     unusual = any(n and what not in USUAL for what, n in counts.items())
     logger.log(logging.WARNING if unusual else logging.INFO, "%s, %s: %s", root, split, said)
     return RecipeSet(records.only(kept), [paths[i] for i in kept])
@@ -312,12 +318,65 @@ def _recipe1m(root: str, split: str, data: ConfigDict) -> RecipeSet:
     return _recipe_set(root, split, packed, _locate(root, split, photos), counts)
 
 
-def _files_of_split(root: str, split: str, pattern: str) -> list[str]:
-    """The file itself, or those in a folder whose names match with a name of the split."""
+# --- splits of files
+
+KEPT = 10  # of the records that no split is named for, every tenth is not trained on
+
+
+def _says(path: str, split: str) -> bool:
+    """Whether a file's name holds one of the split's as a word of its own: "latest" does not hold "test"."""
+    names = "|".join(map(re.escape, _names(split)))
+    # nor does fold12 hold fold1
+    found = re.search(rf"(?<![^\W\d_])({names})(?![^\W\d_]|(?<=\d)\d)", os.path.basename(path), re.I)
+    return found is not None
+
+
+def _files_of_split(root: str, split: str, *endings: str) -> list[str]:
+    """The file itself, or those in a folder whose names say the split.
+
+    Raises:
+      UserError: none does.
+    """
     if os.path.isfile(root):
         return [root]
-    found = {f for n in _names(split) for f in glob.glob(os.path.join(glob.escape(root), pattern.format(n)))}
-    return sorted(found)
+    try:
+        there = sorted(name for name in os.listdir(root) if name.endswith(endings))
+    except OSError as error:
+        raise UserError(f"can't read {root}: {error.strerror}") from error
+    found = [os.path.join(root, name) for name in there if _says(name, split)]
+    if not found:
+        raise UserError(
+            f'{root} holds no {endings[0]} file of the split "{split}"; '
+            f"call one {_names(split)[0]}{endings[0]}, or name a file of all splits as the path"
+        )
+    return found
+
+
+def _belongs(path: str, split: str, data: ConfigDict, counts: Counter[str]) -> Callable[[Any], bool]:
+    """Whether the next record of a file is of the split, by what it says of its partition.
+
+    A record that says nothing is of the split that the file's name says. Where that says none, or several,
+    every tenth such record is kept from training, and is of all splits but that for training.
+    """
+    known = dict.fromkeys((*SPLIT_NAMES, data.train_split, data.eval_split, split))
+    said = [name for name in known if _says(path, name)]
+    # train_small.jsonl is of the split train_small, if there is one
+    said = [name for name in said if not any(name != other and _says(other, name) for other in said)]
+    by_name = _says(path, split) if len(said) == 1 else None
+    training = split == data.train_split
+    numbers = itertools.count()
+
+    def belongs(partition: Any) -> bool:
+        found = by_name
+        if partition not in (None, ""):
+            found = partition in _names(split)
+        elif by_name is None:
+            counts[f"without a partition (every {KEPT}th kept from training)"] += 1
+            found = (next(numbers) % KEPT > 0) == training
+        counts["recipes" if found else "of another split"] += 1
+        return found
+
+    return belongs
 
 
 def _rows(path: str) -> Iterator[dict[str, str | None]]:
@@ -343,19 +402,19 @@ def _rows(path: str) -> Iterator[dict[str, str | None]]:
 
 
 def _tsv(root: str, split: str, data: ConfigDict) -> RecipeSet:
-    """The published code's form: <split>.tsv with the columns caption and image; images by
+    """The published code's form: <split>.tsv with the columns caption and image, maybe partition; images by
     their names' first four characters under a folder of the split's name."""
-    files = _files_of_split(root, split, "*{}*.tsv")
-    if not files:
-        raise UserError(f'{root} holds no .tsv file of the split "{split}"')
+    files = _files_of_split(root, split, ".tsv")
     if len(files) > 1:
         raise UserError(f"{root} holds {len(files)} .tsv files of the split {split}; name one as the path")
     counts: Counter[str] = Counter()
+    belongs = _belongs(files[0], split, data, counts)
     photos: list[list[str]] = []
 
     def records() -> Iterator[dict[str, Any]]:
         for row in _rows(files[0]):
-            counts["recipes"] += 1
+            if not belongs(row.get("partition")):
+                continue
             if not row["caption"]:
                 counts["rows without a caption"] += 1
             elif not row["image"]:
@@ -372,20 +431,18 @@ def _tsv(root: str, split: str, data: ConfigDict) -> RecipeSet:
 
 
 def _jsonl(root: str, split: str, data: ConfigDict) -> RecipeSet:
-    """JSON lines (.jsonl, maybe .gz) of title, ingredients, instructions, images (paths beside the file)."""
-    files = _files_of_split(root, split, "*{}*.jsonl*")
-    if not files:
-        raise UserError(f'{root} holds no .jsonl file of the split "{split}"')
+    """JSON lines (.jsonl, maybe .gz) of title, ingredients, instructions, images (paths beside the file), and
+    maybe partition, the split's name."""
     photos: list[list[str]] = []
     counts: Counter[str] = Counter()
 
     def records() -> Iterator[dict[str, Any]]:
-        for path in files:
+        for path in _files_of_split(root, split, ".jsonl", ".jsonl.gz"):
             folder = os.path.dirname(os.path.abspath(path))
+            belongs = _belongs(path, split, data, counts)
             for number, record in json_lines(path):
-                if record.get("partition", split) not in _names(split):
+                if not belongs(record.get("partition")):
                     continue
-                counts["recipes"] += 1
                 named = record.get("images") or record.get("image") or []
                 named = named if isinstance(named, list) else [named]
                 own = [os.path.normpath(os.path.join(folder, n)) for n in named if isinstance(n, str)]

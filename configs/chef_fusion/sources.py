@@ -23,7 +23,8 @@ def texts(path: str = "", source: str = "texts") -> ConfigDict:
 
 
 def recipes(path: str = "", source: str = "recipe1m", image_size: int = 224) -> ConfigDict:
-    """Recipes with photos."""
+    """Recipes with photos; `path`: a folder with files of each split (train.jsonl, val.jsonl), or one file of
+    all, whose records name theirs as "partition", or of which every tenth is kept for evaluation."""
     d = images(path, source, image_size)  # recipe1m, recipe_tsv, recipe_jsonl, recipes_kitchen
     d.eval_split = "val"
     d.augment = "clip"

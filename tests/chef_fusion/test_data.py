@@ -208,6 +208,69 @@ def test_damaged_tsv(tmp_path, held, message):
         open_recipes(config(tmp_path, "recipe_tsv"), "train")
 
 
+def write_pies(path, numbers, **more):
+    """Pies as a file of JSON lines or a TSV, with one photo for all."""
+    save_image(path.parent / "abcde.jpg", 0)
+    if path.suffix == ".tsv":
+        rows = [f"{recipes.TITLE} Pie {i} {recipes.INGREDIENTS} ['salt']\tabcde.jpg" for i in numbers]
+        path.write_text("\n".join(["caption\timage", *rows]))
+    else:
+        pies = [{"title": f"Pie {i}", "images": ["abcde.jpg"]} | more for i in numbers]
+        path.write_text("\n".join(map(json.dumps, pies)))
+
+
+def pies(path, split, **fields):
+    c = config(path, "recipe_tsv" if path.suffix == ".tsv" else "recipe_jsonl")
+    c.update(fields)
+    found = open_recipes(c, split)
+    return [int(found.recipe(i).title.removeprefix("Pie ")) for i in range(found.num_recipes)]
+
+
+@pytest.mark.parametrize(
+    "name", ["recipes.jsonl", "latest_retrieval.jsonl", "train-test.jsonl", "recipes.tsv"]
+)
+def test_of_a_file_of_no_split_every_tenth_record_is_held_out(tmp_path, caplog, name):
+    write_pies(tmp_path / name, range(25))
+    assert pies(tmp_path / name, "train") == [i for i in range(25) if i % 10]
+    assert "25 without a partition (every 10th kept from training)" in caplog.text
+    for split in ("eval", "val", "test", "holiday"):
+        assert pies(tmp_path / name, split) == [0, 10, 20]
+    assert pies(tmp_path / name, "train", train_split="fold1", eval_split="fold2") == pies(
+        tmp_path / name, "train"
+    )
+
+
+def test_a_file_is_of_the_split_in_its_name(tmp_path, caplog):
+    for number, name in enumerate(
+        ("train", "Validation_2", "latest", "retrieval", "fold1", "fold12", "train_small")
+    ):
+        write_pies(tmp_path / f"{name}.jsonl", [number])
+    assert pies(tmp_path, "train") == [0, 6] and pies(tmp_path, "val") == [1]
+    assert not caplog.text
+    assert pies(tmp_path, "train", train_split="fold1") == [4]
+    assert pies(tmp_path, "train", train_split="train_small") == [6]
+    with pytest.raises(UserError, match=r'holds no .jsonl file of the split "test"; call one test.jsonl'):
+        pies(tmp_path, "test")
+    assert pies(tmp_path / "train.jsonl", "train") == [0]
+    with pytest.raises(UserError, match=r'no recipe .* in the split "val" \(1 of another split\)'):
+        pies(tmp_path / "train.jsonl", "val")
+    with pytest.raises(UserError, match="of another split"):
+        pies(tmp_path / "fold1.jsonl", "eval", train_split="fold1", eval_split="fold2")
+
+
+def test_a_record_is_of_the_split_that_it_names(tmp_path):
+    write_pies(tmp_path / "train.jsonl", range(3), partition="val")
+    assert pies(tmp_path / "train.jsonl", "val") == [0, 1, 2]
+    with pytest.raises(UserError, match="3 of another split"):
+        pies(tmp_path / "train.jsonl", "train")
+    (tmp_path / "all.tsv").write_text(
+        f"caption\timage\tpartition\n{recipes.TITLE} Pie 7 {recipes.INGREDIENTS} ['a']\tabcde.jpg\ttest\n"
+    )
+    assert pies(tmp_path / "all.tsv", "test") == [7]
+    with pytest.raises(UserError, match="1 of another split"):
+        pies(tmp_path / "all.tsv", "train")
+
+
 def test_json_lines(tmp_path):
     save_image(tmp_path / "photos/a.jpg", 1)
     good = {"title": "Soup", "ingredients": ["1 leek"], "instructions": ["Boil."], "images": ["photos/a.jpg"]}
