@@ -38,7 +38,7 @@ def get_config(arg: str = "") -> ConfigDict:
         return c
     c.order += (*CHEF, "recipe_rdm", "joints")
     c.samples.gallery = ConfigDict({"task": "gallery", "stage": "joints", "num": 6})
-    chef_stages(c, "", dishes=2000, vocabulary=768, told=6000)
+    chef_stages(c, "", dishes=2000, vocabulary=1024, told=6000)
     settings(
         c,
         lm={
