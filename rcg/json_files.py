@@ -34,14 +34,22 @@ def _constant(text: str) -> Any:
     raise NotJSON(f"{text} is no JSON")
 
 
-def parse(text: str | bytes) -> Any:
+def _unbounded(text: str) -> Any:
+    return None if text == "-Infinity" else _constant(text)
+
+
+def parse(text: str | bytes, unbounded: bool = False) -> Any:
     """What the text says.
+
+    Args:
+      unbounded: lets in -Infinity, as Python writes a bound that is none: as null.
 
     Raises:
       NotJSON: no JSON; a name twice in an object; a number that is none; nested too deeply.
     """
+    constant = _unbounded if unbounded else _constant
     try:
-        return json.loads(text, object_pairs_hook=_whole, parse_float=_finite, parse_constant=_constant)
+        return json.loads(text, object_pairs_hook=_whole, parse_float=_finite, parse_constant=constant)
     except RecursionError as error:
         raise NotJSON("it is nested too deeply") from error
     except NotJSON:
@@ -50,11 +58,11 @@ def parse(text: str | bytes) -> Any:
         raise NotJSON(" ".join(str(error).split())[:200]) from error
 
 
-def read(path: str, advice: str) -> dict[str, Any]:
+def read(path: str, advice: str, unbounded: bool = False) -> dict[str, Any]:
     """The object that a file holds.
 
     Args:
-      advice: what to do if it can't be read, for the error.
+      advice: what to do if it can't be read, for the error. unbounded: see `parse`.
 
     Raises:
       UserError: can't be read, too large, no JSON, or no object.
@@ -63,7 +71,7 @@ def read(path: str, advice: str) -> dict[str, Any]:
         if os.path.getsize(path) > MAX_BYTES:
             raise NotJSON(f"it is larger than {MAX_BYTES // 2**20} MiB")
         with open(path, "rb") as f:
-            found = parse(f.read())
+            found = parse(f.read(), unbounded)
         if not isinstance(found, dict):
             raise NotJSON("it holds no object")
     except OSError as error:

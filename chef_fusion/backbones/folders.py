@@ -79,11 +79,11 @@ class Renamed(Mapping):
         return len(self._names)
 
 
-def read_json(path: str) -> dict[str, Any]:
-    """Raises UserError: not there, or no JSON object."""
+def read_json(path: str, unbounded: bool = False) -> dict[str, Any]:
+    """See `json_files.read`. Raises UserError: not there, or no JSON object."""
     if not os.path.exists(path):
         raise UserError(f"no file {path}; is this the folder of a published model?")
-    return json_files.read(path, "download it again")
+    return json_files.read(path, "download it again", unbounded)
 
 
 def open_weights(folder: str) -> Weights:

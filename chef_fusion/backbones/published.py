@@ -124,8 +124,9 @@ def read(kind: str, folder: str, place: Place | None = None) -> Component:
     if kind != "stable_diffusion":
         raise UserError(f"--kind={kind} is unknown; there are: {', '.join(KINDS)}")
     scheduler_file = os.path.join(folder, SCHEDULER)
-    scheduler = folders.read_json(scheduler_file) if os.path.exists(scheduler_file) else {}
+    scheduler = folders.read_json(scheduler_file, True) if os.path.exists(scheduler_file) else {}
     check_config(scheduler, schedulers.SUPPORTED, scheduler_file)
+    scheduler.pop("lambda_min_clipped", None)  # -Infinity, which it is where it is left out
     kept = {k: v for k, v in scheduler.items() if k in schedulers.FIELDS}
     architecture: dict[str, Any] = {"scheduler": kept}
     params, configs = {}, {}

@@ -15,6 +15,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c = training()
     c.experiment = "chef_fusion.judge"
     c.model = ConfigDict({"widths": (32, 64, 128, 192), "num_groups": 8, "begin_at_half": False})
+    # made pictures are softer than real ones: in training up to so many pixels (sigma) out of focus
+    c.method = ConfigDict({"soften": 1.5})
     c.data = recipes(source="recipes_kitchen", image_size=64)
     c.data.augment = "flip"
     c.data.num_records = 20_000

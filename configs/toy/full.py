@@ -68,7 +68,7 @@ def _full(c: ConfigDict) -> None:
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 7000,
+            "total_steps": 10_000,
             "batch_size": 16,
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),

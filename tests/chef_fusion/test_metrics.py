@@ -2,10 +2,13 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from chef_fusion import metrics
+from chef_fusion.experiments.judge import soften
 
 
 @pytest.mark.parametrize("way", ["truncated", "untruncated"])
@@ -50,3 +53,12 @@ def test_nearest_goes_by_direction():
     keys = np.array([[1.0, 0], [0, 5], [-1, 0]])
     assert list(metrics.nearest(np.array([[3.0, 1], [0, 0.1], [-2, 1]]), keys)) == [0, 1, 2]
     np.testing.assert_allclose(metrics.cosine([[1, 0], [2, 2]], [[0, 1], [1, 1]]), [0, 1], atol=1e-12)
+
+
+def test_a_judge_learns_from_pictures_out_of_focus():
+    images = np.random.default_rng(0).random((3, 12, 16, 3), np.float32)
+    made = np.asarray(soften(jnp.asarray(images), jnp.array([0.0, 0.7, 1.5])))
+    assert np.array_equal(made[0], images[0])
+    for sigma, image, soft in ((0.7, images[1], made[1]), (1.5, images[2], made[2])):
+        expected = gaussian_filter(image, (sigma, sigma, 0), mode="nearest", radius=4)
+        np.testing.assert_allclose(soft, expected, atol=1e-5)
