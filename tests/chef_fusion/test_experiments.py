@@ -70,7 +70,7 @@ def test_clip(parts, tmp_path):
     c = kitchen(clip_config.get_config("runlocal"))
     c.data.tokenizer, c.total_steps, c.log_steps, c.batch_size = tokenizer(parts, "vision"), 200, 20, 16
     c.model.vision.image_size = tiny_kitchen.SIZE
-    c.model.text.update(vocab_size=tiny_kitchen.VOCABULARY, max_position_embeddings=16)
+    c.model.text.update(vocab_size=tiny_kitchen.VOCABULARY, max_position_embeddings=48)
     c.optimizer.learning_rate, c.optimizer.warmup_steps = 2e-3, 20
     lines = run(c, tmp_path / "clip")
     assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
