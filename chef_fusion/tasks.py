@@ -220,13 +220,13 @@ def _begun_from(chef: Chef, prompts: Sequence[Sequence[Part]], task: str, settin
     """The last photo of each prompt, which its picture begins from.
 
     Raises:
-      UserError: a strength out of range, or nothing to begin from.
+      UserError: nothing to begin from, or nothing that does.
     """
-    if not 0 < settings.strength < 1:
-        raise UserError(f"strength {settings.strength:g} must be above 0 and at most 1")
     photos = [[part for part in prompt if not isinstance(part, str)][-1:] for prompt in prompts]
     if task != "t2i" or chef.rcg is not None or not all(photos):
-        raise UserError("a strength below 1 needs the task t2i, Stable Diffusion and a photo: --image=<file>")
+        raise UserError(
+            "a strength other than 1 needs the task t2i, Stable Diffusion and a photo: --image=<file>"
+        )
     return [photo for (photo,) in photos]
 
 

@@ -18,6 +18,7 @@ from launch import convert, evaluate
 from launch.runtime.setup import prepare as set_up
 from launch.train import train
 from rcg import component
+from rcg.errors import UserError
 from tests.chef_fusion import tiny_kitchen
 from tests.reference.parity import close
 
@@ -77,6 +78,13 @@ def test_clip(parts, tmp_path):
     evaluate.main(["evaluate", f"--workdir={tmp_path / 'clip'}"])
     results = json.loads((tmp_path / "clip/results.json").read_text())
     assert results["similarity_of_pairs"]["value"] > results["similarity_of_others"]["value"]
+    evaluate.main(["evaluate", f"--workdir={tmp_path / 'clip'}", "--split=test"])
+    both = json.loads((tmp_path / "clip/results.json").read_text())
+    assert both == results | {name: held for name, held in both.items() if name.startswith("test/")}
+    assert {name.removeprefix("test/") for name in both} == results.keys()
+    assert both["test/similarity_of_pairs"]["value"] != results["similarity_of_pairs"]["value"]
+    with pytest.raises(UserError, match='no split "tset"'):
+        evaluate.main(["evaluate", f"--workdir={tmp_path / 'clip'}", "--split=tset"])
     made = component.load(str(tmp_path / "clip/component"), "clip")
     assert made.architecture["logit_scale"]
     published.write(made, str(tmp_path / "published"))

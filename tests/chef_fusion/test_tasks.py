@@ -114,12 +114,10 @@ def test_a_picture_may_begin_from_a_photo(chef):
     decoded = np.asarray(sd.vae.apply({"params": held["params"]["vae"]}, latents, method="decode"))[0]
     near, far = (np.abs(made[s] / 127.5 - 1 - decoded.clip(-1, 1)).mean() for s in (0.05, 1.0))
     assert near < far
-    for settings, said in (
-        (dataclasses.replace(QUICK, strength=0.0), "must be above 0"),
-        (dataclasses.replace(QUICK, strength=0.5), "needs the task t2i"),
-    ):
+    for strength, task, said in ((0.0, "t2i", "must be above 0"), (0.5, "it2t", "needs the task t2i")):
+        settings = dataclasses.replace(QUICK, strength=strength)
         with pytest.raises(UserError, match=said):
-            chef_fusion.reply(chef, messages, KEY, task="it2t", settings=settings)
+            chef_fusion.reply(chef, messages, KEY, task=task, settings=settings)
 
 
 def test_without_photos_the_image_encoder_does_not_run(chef, monkeypatch):

@@ -41,6 +41,9 @@ def test_sample_writes_the_answer(flags, photo, tmp_path, capsys):
     assert first.shape == (16, 16, 3) and said["pictures"][0] in capsys.readouterr().out
     sample.main(["sample", *flags, "--task=t2i", prompt, f"--out={out}", "--seed=1"])
     assert not np.array_equal(first, np.asarray(Image.open(said["pictures"][0])))
+    begun = [f"--image={photo}", "--strength=0.5"]
+    sample.main(["sample", *flags, "--task=t2i", prompt, *begun, f"--out={out}"])
+    assert not np.array_equal(first, np.asarray(Image.open(said["pictures"][0])))
 
 
 @pytest.mark.parametrize(
