@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from chef_fusion import judge
 from chef_fusion.data import recipe_dataset
-from chef_fusion.kitchen import BASES, INGREDIENTS
+from chef_fusion.kitchen import bases, ingredients
 from chef_fusion.metrics import set_scores
 from rcg.component import Component
 from rcg.experiment import Experiment, compute_options, eval_batches, to_unit, whole
@@ -37,18 +37,19 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     """See `Experiment`. Needs no component; reads a source of dishes (`KitchenRecipes`)."""
     del components
     size, options = config.data.image_size, compute_options(config.compute)
-    names = {"bases": list(BASES), "ingredients": list(INGREDIENTS)}
+    kinds, offered = list(bases(config.data.menu)), list(ingredients(config.data.menu))
+    names = {"bases": kinds, "ingredients": offered}
     architecture = config.model.to_dict() | names | {"image_size": size}
     module = judge.build(architecture, **options)
 
     def told(dishes, split):
         def add(batch):
             shown = [dishes.dish(i) for i in batch["label"]]
-            present = np.zeros((len(shown), len(INGREDIENTS)), np.float32)
+            present = np.zeros((len(shown), len(offered)), np.float32)
             for row, dish in zip(present, shown, strict=True):
-                row[[INGREDIENTS.index(name) for name in dish.ingredients]] = 1
+                row[[offered.index(name) for name in dish.ingredients]] = 1
             return batch | {
-                "base": np.array([BASES.index(dish.base) for dish in shown], np.int32),
+                "base": np.array([kinds.index(dish.base) for dish in shown], np.int32),
                 "present": present,
             }
 
@@ -65,8 +66,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     def loss(params, extra, frozen, batch, rng):
         sigma = jax.random.uniform(rng, (len(batch["image"]),), maxval=config.method.soften)
         images = soften(to_unit(batch["image"]), sigma) if config.method.soften else to_unit(batch["image"])
-        kinds, present = module.apply({"params": params}, images)
-        of_base = optax.softmax_cross_entropy_with_integer_labels(kinds, batch["base"]).mean()
+        of_kinds, present = module.apply({"params": params}, images)
+        of_base = optax.softmax_cross_entropy_with_integer_labels(of_kinds, batch["base"]).mean()
         of_each = optax.sigmoid_binary_cross_entropy(present, batch["present"]).sum(-1).mean()
         value = of_base + of_each
         return value, ({"loss": value, "base_loss": of_base, "ingredient_loss": of_each}, extra)
@@ -74,9 +75,9 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     def evaluate(params, extra, frozen, rng, put):
         run, right, found, wanted = jax.jit(answers), [], [], []
         for placed, keep, batch in eval_batches(dataset, config, put, ("image",)):
-            kinds, present = (whole(x)[keep] for x in run(params, placed))
+            of_kinds, present = (whole(x)[keep] for x in run(params, placed))
             local = {name: whole(batch[name])[keep] for name in ("base", "present")}
-            right.append(kinds.argmax(-1) == local["base"])
+            right.append(of_kinds.argmax(-1) == local["base"])
             found += [frozenset(np.flatnonzero(row > 0)) for row in present]
             wanted += [frozenset(np.flatnonzero(row)) for row in local["present"]]
         values = {"base_accuracy": np.concatenate(right).mean()}
@@ -91,7 +92,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         batch_spec={
             "image": ((size, size, 3), jnp.uint8),
             "base": ((), jnp.int32),
-            "present": ((len(INGREDIENTS),), jnp.float32),
+            "present": ((len(offered),), jnp.float32),
         },
         dataset=dataset,
         panels=lambda params, extra, frozen, batch, rng: {},

@@ -2,7 +2,7 @@
 
     made = dish(seed=0, index=7)
     image, text = draw(made, 64), recipe(made)
-    spicier = with_(made, "red chili")  # what goes with a base: menu.MENU
+    spicier = with_(made, "red chili")  # what goes with a base: made.groups
 
 The same (seed, index) gives the same dish, picture and words in every process.
 """
@@ -13,7 +13,9 @@ from chef_fusion.kitchen.menu import (
     SPLITS,
     Dish,
     Style,
+    bases,
     dish,
+    ingredients,
     instead,
     partition,
     with_,
@@ -30,8 +32,10 @@ __all__ = [
     "Dish",
     "KitchenSource",
     "Style",
+    "bases",
     "dish",
     "draw",
+    "ingredients",
     "instead",
     "open_source",
     "partition",

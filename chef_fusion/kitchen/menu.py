@@ -1,5 +1,8 @@
 """What the toy kitchen can cook: bases, ingredients, what goes together, and how a dish is chosen.
 
+There are two menus. The long one has all of it; the short one has twelve bases and those ingredients that are
+told apart at a glance, for networks that have minutes to learn.
+
 Everything is decided by (seed, index). The text of a recipe and its picture both follow from a `Dish`
 alone, so what is on the plate is exactly what the recipe says.
 """
@@ -39,6 +42,7 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
 
 
+# the long menu: all that there is
 MENU: dict[str, Base] = {
     "pizza": Base(
         groups=(
@@ -554,10 +558,51 @@ CLASHES = tuple(
     )
 )
 
+
+def _short() -> dict[str, Base]:
+    kept = _names("pizza, salad, soup, pasta, curry, cake, pancakes, tacos, skillet, ramen, tart, doughnuts")
+    offered = _names(
+        "tomato sauce, pesto, white sauce, tomato puree, pumpkin puree, pea puree, red curry paste,"
+        "green curry paste, yellow curry paste, miso broth, chili broth, lettuce, spinach, mushrooms,"
+        "black olives, shrimp, sweetcorn, cherry tomatoes, broccoli, carrot, boiled egg, meatballs, basil,"
+        "bacon, potatoes, avocado, peas, sour cream, lime, ground beef, black beans, fried egg,"
+        "vanilla frosting, chocolate frosting, pink frosting, strawberries, blueberries, kiwi, banana,"
+        "maple syrup, chocolate sauce, custard, chocolate cream, pink glaze, blue glaze, chocolate glaze,"
+        "rainbow sprinkles, coconut flakes, almonds, whipped cream, mint leaves"
+    )
+
+    def less(low: int, high: int, names: tuple[str, ...]) -> tuple[int, int, tuple[str, ...]]:
+        left = tuple(name for name in names if name in offered)
+        return low, min(high, len(left)), left
+
+    return {
+        name: dataclasses.replace(MENU[name], groups=tuple(less(*group) for group in MENU[name].groups))
+        for name in kept
+    }
+
+
+MENUS: dict[str, dict[str, Base]] = {"long": MENU, "short": _short()}
+
+
+def bases(menu: str) -> dict[str, Base]:
+    """What a menu offers.
+
+    Raises:
+      UserError: there is no such menu.
+    """
+    if menu not in MENUS:
+        raise UserError(f'config.data.menu: the kitchen has no menu "{menu}"; there are: {", ".join(MENUS)}')
+    return MENUS[menu]
+
+
+def ingredients(menu: str) -> tuple[str, ...]:
+    """All ingredients on a menu, by name."""
+    groups = [group for base in bases(menu).values() for group in base.groups]
+    return tuple(sorted({name for _, _, names in groups for name in names}))
+
+
 BASES: tuple[str, ...] = tuple(MENU)
-INGREDIENTS: tuple[str, ...] = tuple(
-    sorted({name for base in MENU.values() for _, _, names in base.groups for name in names})
-)
+INGREDIENTS: tuple[str, ...] = ingredients("long")
 
 SURFACES = {  # (dark, light) colours of the table
     "wood": (
@@ -621,12 +666,19 @@ class Style:
 
 @dataclasses.dataclass(frozen=True)
 class Dish:
-    """A dish. `ingredients` follow the order of the base's groups; `amounts` (0, 1, 2) go with them."""
+    """A dish. `ingredients` follow the order of the base's groups; `amounts` (0, 1, 2) go with them. What
+    else could be on it is said by `menu`."""
 
     base: str
     ingredients: tuple[str, ...]
     amounts: tuple[int, ...]
     style: Style
+    menu: str = dataclasses.field(default="long", repr=False)
+
+    @property
+    def groups(self) -> tuple[tuple[int, int, tuple[str, ...]], ...]:
+        """What its base takes (`Base.groups`), of its menu."""
+        return MENUS[self.menu][self.base].groups
 
     def count(self, ingredient: str) -> int:
         """How many pieces (or spoonfuls, for what is not cut) there are: drawn and written."""
@@ -661,11 +713,11 @@ def _style(r: Random) -> Style:
     )
 
 
-def _sample(r: Random, base: str) -> tuple[str, ...]:
+def _sample(r: Random, base: Base) -> tuple[str, ...]:
     """A plausible set: drawn anew until its size fits and nothing in it clashes."""
     while True:
         chosen = []
-        for low, high, names in MENU[base].groups:
+        for low, high, names in base.groups:
             chosen += sorted(r.sample(names, r.randint(low, high)), key=names.index)
         clash = any(pair.issubset(chosen) for pair in CLASHES)
         if MIN_INGREDIENTS <= len(chosen) <= MAX_INGREDIENTS and not clash:
@@ -679,19 +731,20 @@ def partition(dish: Dish) -> str:
     return "val" if bucket == 8 else "test" if bucket == 9 else "train"
 
 
-def dish(seed: int, index: int, split: str | None = None) -> Dish:
-    """The dish of (seed, index); with `split`, one of that partition.
+def dish(seed: int, index: int, split: str | None = None, menu: str = "long") -> Dish:
+    """The dish of (seed, index) on a menu; with `split`, one of that partition.
 
     Raises:
-      UserError: a split that does not exist.
+      UserError: a split or a menu that does not exist.
     """
     if split not in (None, *SPLITS):
         raise UserError(f'the kitchen has no split "{split}"; there are: {", ".join(SPLITS)}')
+    offered = bases(menu)
     r = Random(f"{seed}/{index}/{split or ''}")
-    style, base = _style(r), r.choice(BASES)
+    style, base = _style(r), r.choice(tuple(offered))
     while True:
-        ingredients = _sample(r, base)
-        made = Dish(base, ingredients, tuple(r.randrange(3) for _ in ingredients), style)
+        chosen = _sample(r, offered[base])
+        made = Dish(base, chosen, tuple(r.randrange(3) for _ in chosen), style, menu)
         if split is None or partition(made) == split:
             return made
 
@@ -702,7 +755,7 @@ def with_(dish: Dish, ingredient: str, amount: int = 1) -> Dish:
     Raises:
       UserError: an ingredient that does not go on this base, or one too many.
     """
-    groups = MENU[dish.base].groups
+    groups = dish.groups
     group = next((i for i, (_, _, names) in enumerate(groups) if ingredient in names), None)
     if group is None:
         offers = ", ".join(sorted(name for _, _, names in groups for name in names))
@@ -726,7 +779,7 @@ def without(dish: Dish, ingredient: str) -> Dish:
         raise UserError(f'{dish.base}: it has no "{ingredient}"; it has: {", ".join(dish.ingredients)}')
     amounts = dict(zip(dish.ingredients, dish.amounts, strict=True))
     del amounts[ingredient]
-    for low, _, names in MENU[dish.base].groups:
+    for low, _, names in dish.groups:
         if ingredient in names and sum(name in names for name in amounts) < low:
             raise UserError(f"{dish.base}: it needs at least {low} of: {', '.join(names)}")
     if len(amounts) < MIN_INGREDIENTS:
@@ -744,7 +797,7 @@ def instead(dish: Dish, ingredient: str, other: str) -> Dish:
         raise UserError(
             f'{dish.base}: can\'t take "{other}" for "{ingredient}" in: {", ".join(dish.ingredients)}'
         )
-    if not any({ingredient, other} <= set(names) for _, _, names in MENU[dish.base].groups):
+    if not any({ingredient, other} <= set(names) for _, _, names in dish.groups):
         raise UserError(f'{dish.base}: "{other}" does not take the place of "{ingredient}"')
     amounts = dict(zip(dish.ingredients, dish.amounts, strict=True))
     amounts[other] = amounts.pop(ingredient)
@@ -752,6 +805,6 @@ def instead(dish: Dish, ingredient: str, other: str) -> Dish:
 
 
 def _ordered(dish: Dish, amounts: dict[str, int]) -> Dish:
-    menu = [name for _, _, names in MENU[dish.base].groups for name in names]
-    names = tuple(sorted(amounts, key=menu.index))
+    order = [name for _, _, names in dish.groups for name in names]
+    names = tuple(sorted(amounts, key=order.index))
     return dataclasses.replace(dish, ingredients=names, amounts=tuple(amounts[name] for name in names))

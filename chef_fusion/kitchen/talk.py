@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from random import Random
 
-from chef_fusion.kitchen.menu import MENU, Dish, instead, with_, without
+from chef_fusion.kitchen.menu import Dish, instead, with_, without
 from chef_fusion.kitchen.words import listed
 from rcg.errors import UserError
 
@@ -43,7 +43,7 @@ def change(dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish:
     """One ingredient taken away, swapped for one of its kind, or added, as `allowed`; None if none can be."""
     for kind in _shuffled(("omit", "swap", "add"), r):
         for name in _shuffled(dish.ingredients, r):
-            group = next(names for _, _, names in MENU[dish.base].groups if name in names)
+            group = next(names for _, _, names in dish.groups if name in names)
             other = r.choice([n for n in group if n not in dish.ingredients] or [""])
             if kind != "omit" and not other:
                 continue
@@ -72,7 +72,7 @@ def question(dish: Dish, r: Random) -> tuple[str, str]:
         return r.choice(("What dish is this?", "What is on the plate?", "What do I see?")), f"{dish.base}."
     if kind == 1:
         return r.choice(("What is in it?", "Which ingredients are these?")), f"{listed(dish.ingredients)}."
-    names = [name for _, _, group in MENU[dish.base].groups for name in group]
+    names = [name for _, _, group in dish.groups for name in group]
     asked = r.choice(dish.ingredients if r.random() < 0.5 else names)
     said = r.choice(("Is there {} in it?", "Does it have {}?")).format(asked)
     return said, "yes." if asked in dish.ingredients else "no."

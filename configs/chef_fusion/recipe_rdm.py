@@ -29,5 +29,5 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data.max_eval_records = old.max_eval_records
     c.data.target_text = "visible"
     if arg.variant == "kitchen" or arg.runlocal:
-        c.data.update(source="recipes_kitchen", augment="none", num_records=old.num_records)
+        c.data.update(source="recipes_kitchen", augment="none", num_records=old.num_records, menu=old.menu)
     return c

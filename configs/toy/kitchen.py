@@ -7,11 +7,13 @@ from ml_collections import ConfigDict
 from configs.pipeline import stage
 
 FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
+MENU = {"data__menu": "short"}  # 12 kinds of dish
 CHEF = ("words", "captions", "lm", "clip", "judge", "vae", "sd")  # before RCG's stages, and "joints" after
 
 
 def rcg_stages(c: ConfigDict, arg: str = "", **options: Any) -> None:
     """RCG's chain."""
+    options = MENU | options
     variant = f"variant=kitchen{arg}"
     c.stages.encoder = stage("MoCo v3 encoder", f"configs/rcg/moco_v3.py:{variant}", **options)
     c.stages.tokenizer = stage("VQGAN tokenizer", f"configs/rcg/vqgan.py:{variant}", **options)
@@ -22,7 +24,8 @@ def rcg_stages(c: ConfigDict, arg: str = "", **options: Any) -> None:
 def rcg_comparisons(c: ConfigDict, arg: str = "", **options: Any) -> None:
     """An RDM that is told the kind of dish, and a MAGE that is told nothing."""
     variant = f"variant=kitchen{arg}"
-    told = {"model__num_classes": 16} | options
+    options = MENU | options
+    told = {"model__num_classes": 12} | options
     rdm = f"configs/rcg/rdm.py:{variant},conditional"
     c.stages.rdm_classes = stage("RDM for kinds of dish", rdm, {"encoder": "encoder"}, **told)
     alone = {"model__conditioning": "none"} | options
@@ -36,8 +39,8 @@ def chef_stages(c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int
       dishes: how many pictures to train on. told: of how many dishes the language model reads.
     """
     small = f"variant=small{arg}"
-    texts = {"data__source": "kitchen_texts", "data__num_records": told}
-    dish = {"data__num_records": dishes, "data__max_eval_records": 512}
+    texts = {"data__source": "kitchen_texts", "data__num_records": told} | MENU
+    dish = MENU | {"data__num_records": dishes, "data__max_eval_records": 512}
     recipes = {"data__source": "recipes_kitchen", **dish}
     tokenizer = {"command": "prepare", "vocab_size": vocabulary, "evaluate": False, **texts}
     learn = "configs/chef_fusion/tokenizer.py:kind="
@@ -72,6 +75,7 @@ def chef_stages(c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int
         f"configs/chef_fusion/recipe_rdm.py:variant=kitchen{arg}",
         {"encoder": "encoder", "stable_diffusion": "sd"},
         data__num_records=dishes,
+        **MENU,
     )
     c.stages.joints = stage(
         "ChefFusion",
