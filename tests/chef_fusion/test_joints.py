@@ -12,6 +12,7 @@ import pytest
 from chef_fusion import targets
 from configs.chef_fusion import joints as joints_config
 from launch import prepare
+from launch.evaluate import evaluate
 from launch.train import train
 from rcg import component
 from rcg.errors import UserError
@@ -112,6 +113,21 @@ def test_a_cache_that_was_cut_off_goes_on(tmp_path):
     assert len(calls) == 61 + 14
     with pytest.raises(UserError, match="not finite"):
         targets.compute(folder, "eval", found, wanted, lambda b: np.full((len(b), 2, 3), np.nan))
+
+
+@pytest.mark.parametrize("decision", ["sequence", "token"])
+def test_held_out_losses_are_means_over_all_that_counts(parts, tmp_path, decision):
+    """However the records are cut into batches, the last of them short; questions have no picture."""
+    c = joints(parts, total_steps=1, **{"method.decision_loss": decision, "data.max_eval_records": 20})
+    c.data.update(source="kitchen_talk", max_tokens=140)
+    run(c, tmp_path / "run")
+    found = []
+    for size in (8, 16):
+        c.batch_size = size
+        found.append(evaluate(c, str(tmp_path / "run"), str(tmp_path / f"by_{size}")))
+    for name in ("l_r", "l_p", "l_g"):
+        assert found[0][name]["samples"] == 20
+        assert found[0][name]["value"] == pytest.approx(found[1][name]["value"], rel=1e-5), name
 
 
 @pytest.mark.parametrize("recipe", ["code", "paper"])

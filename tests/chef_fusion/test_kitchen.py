@@ -15,15 +15,17 @@ from chef_fusion.kitchen import (
     INGREDIENTS,
     SPLITS,
     KitchenSource,
+    bases,
     dish,
     draw,
+    ingredients,
     partition,
     read,
     recipe,
     with_,
     without,
 )
-from chef_fusion.kitchen.menu import CLASHES, MENU
+from chef_fusion.kitchen.menu import CLASHES, MENU, MENUS
 from rcg.errors import UserError
 
 DIGEST = """
@@ -45,6 +47,11 @@ def text_of(record, *fields):
 @pytest.fixture(scope="module")
 def dishes():
     return [dish(3, i) for i in range(3000)]
+
+
+@pytest.fixture(scope="module")
+def short():
+    return [dish(3, i, None, "short") for i in range(3000)]
 
 
 def test_same_in_every_process():
@@ -107,28 +114,47 @@ def test_read_understands_other_words():
         assert read(name)[1] == {name}
 
 
-def test_plausible_and_varied(dishes):
-    bases = Counter(made.base for made in dishes)
-    assert set(bases) == set(BASES) and len(BASES) >= 12 and min(bases.values()) > 100
+@pytest.mark.parametrize("menu", MENUS)
+def test_plausible_and_varied(menu, request):
+    dishes = request.getfixturevalue({"long": "dishes"}.get(menu, menu))
+    kinds = Counter(made.base for made in dishes)
+    assert set(kinds) == set(bases(menu)) and len(kinds) >= 12 and min(kinds.values()) > 100
     used = Counter(name for made in dishes for name in made.ingredients)
-    assert set(used) == set(INGREDIENTS) and len(INGREDIENTS) >= 40 and min(used.values()) >= 8
-    assert {len(made.ingredients) for made in dishes} == {2, 3, 4, 5, 6, 7}
+    assert set(used) == set(ingredients(menu)) and len(used) >= 40 and min(used.values()) >= 8
+    assert {len(made.ingredients) for made in dishes} == set(range(2, 8 if menu == "long" else 7))
     for made in dishes:
         assert not any(pair.issubset(made.ingredients) for pair in CLASHES)
-        for low, high, names in MENU[made.base].groups:
+        for low, high, names in bases(menu)[made.base].groups:
             assert low <= sum(name in names for name in made.ingredients) <= high
     assert len({recipe(made)["title"] for made in dishes}) > 0.6 * len(dishes)
 
 
-def test_partitions_share_no_combination(dishes):
+def test_the_short_menu_is_of_the_long_one(short):
+    assert set(bases("short")) < set(BASES) and set(ingredients("short")) < set(INGREDIENTS)
+    for made in short:
+        for _, _, names in made.groups:
+            assert set(names) <= set(ingredients("short"))
+    for name, base in bases("short").items():
+        assert base.steps == MENU[name].steps and all(low <= high for low, high, _ in base.groups)
+    source = KitchenSource(20, "val", 32, menu="short")
+    assert source.label_names == tuple(bases("short")) and source.dish(3).menu == "short"
+    with pytest.raises(UserError, match='no menu "lunch"; there are: long, short'):
+        KitchenSource(20, "val", 32, menu="lunch")
+    with pytest.raises(UserError, match="does not go with it"):
+        with_(next(made for made in short if made.base == "pizza"), "pepperoni")
+
+
+@pytest.mark.parametrize("menu", MENUS)
+def test_partitions_share_no_combination(menu, request):
+    dishes = request.getfixturevalue({"long": "dishes"}.get(menu, menu))
     seen = {split: set() for split in SPLITS}
     for made in dishes:
         seen[partition(made)].add((made.base, frozenset(made.ingredients)))
     for split in SPLITS:
-        drawn = [dish(0, i, split) for i in range(200)]
+        drawn = [dish(0, i, split, menu) for i in range(300)]
         assert all(partition(made) == split for made in drawn)
         seen[split] |= {(made.base, frozenset(made.ingredients)) for made in drawn}
-        assert {made.base for made in drawn} == set(BASES)
+        assert {made.base for made in drawn} == set(bases(menu))
     assert not (seen["train"] & seen["val"] or seen["train"] & seen["test"] or seen["val"] & seen["test"])
     shares = Counter(partition(made) for made in dishes)
     assert 0.75 < shares["train"] / len(dishes) < 0.85

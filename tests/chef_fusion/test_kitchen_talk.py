@@ -24,10 +24,11 @@ def data(source="kitchen_talk", num=64, **fields):
     return c
 
 
-def test_a_change_changes_one_thing():
+@pytest.mark.parametrize("menu", ["long", "short"])
+def test_a_change_changes_one_thing(menu):
     kinds = set()
     for i in range(DISHES):
-        dish = kitchen.dish(0, i, "train")
+        dish = kitchen.dish(0, i, "train", menu)
         change = talk.change(dish, Random(i), lambda d: kitchen.partition(d) == "train")
         if change is None:
             continue
@@ -35,6 +36,7 @@ def test_a_change_changes_one_thing():
         assert before - after == {change.gone} - {""} and after - before == {change.come} - {""}
         assert (change.dish.base, change.dish.style) == (dish.base, dish.style)
         assert kitchen.partition(change.dish) == "train"
+        assert change.dish.menu == menu and after <= set(kitchen.ingredients(menu))
         assert kitchen.read(change.said)[1] == {change.gone, change.come} - {""}
         for name in before & after:  # what stays is as much as it was
             assert change.dish.count(name) == dish.count(name)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chef_fusion import generate, judge, tasks
+from chef_fusion import generate, judge, kitchen_scores, tasks
 from chef_fusion import model as chef
 from configs.chef_fusion import judge as judge_config
 from configs.chef_fusion import recipe_rdm as rdm_config
@@ -104,7 +104,14 @@ def test_rcg_paints_for_the_chef(folder, tmp_path):
     assert (out / "picture_00.png").exists()
 
 
-def test_both_painters_are_scored(folder, tmp_path):
+def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
+    talking = []  # who paints in conversations: Stable Diffusion alone, as the table's "ChefFusion"
+
+    def watched(answer):
+        return lambda asked, *rest, **options: talking.append(asked.rcg) or answer(asked, *rest, **options)
+
+    monkeypatch.setattr(kitchen_scores.tasks, "reply_all", watched(tasks.reply_all))
+    monkeypatch.setattr(gallery.tasks, "reply", watched(tasks.reply))
     c = joints({name: str(folder / name) for name in generate.KINDS}, total_steps=1)
     c.data.source = "kitchen_talk"
     c.data.max_tokens = 150
@@ -149,6 +156,7 @@ def test_both_painters_are_scored(folder, tmp_path):
     }
     files = [file for one in made["pictures"] for file in one["images"].values()]
     assert all((tmp_path / "gallery" / file).exists() for file in files)
+    assert len(talking) > 2 and set(talking) == {None}
     page = chef_report.gallery(str(tmp_path / "gallery"), report.figure)
     assert page.count("data:image/png") >= 2 + 2 * 4 and "Talking" in page
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ml_collections import ConfigDict
 
+from chef_fusion.kitchen import bases
 from configs.common import parse_arg, training
 from launch.pipeline import stage_config
 from launch.runtime import cli
@@ -117,6 +118,10 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
         assert stage.data.path == f"/data/{config.stages[name].path}".rstrip("/")
         for field, made_by in config.stages[name].prepared.items():
             assert stage[field.split("__")[0]][field.split("__")[1]] == f"/runs/{made_by}"
+        if "menu" in stage.data and path.startswith("configs/toy/"):  # all stages cook the same
+            assert stage.data.menu == "short"
+            if stage.experiment == "rcg.rdm":
+                assert stage.model.num_classes in (0, len(bases("short")))
         for component, made_by in config.stages[name].components.items():
             assert stage.components[component] == f"/runs/{made_by}/component"
 
