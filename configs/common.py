@@ -93,7 +93,7 @@ def images(path: str = "", source: str = "folder", image_size: int = 256) -> Con
     d.resize = 0  # short side before cropping, in training; 0: image_size
     d.crop_padding = 0  # pixels of reflected border around an image before its random crop
     d.num_records = 2000  # how many dishes the kitchen draws for training
-    d.menu = "long"  # of the kitchen: long (16 kinds, 118 ingredients) or short (12 and 51)
+    d.menu = ""  # of the kitchen: long (also ""; 16 kinds of dish, 118 ingredients), short (12 and 51)
     d.workers = 0  # decoding processes; 0: threads
     d.cache_mb = 512  # a training set that fits in this, decoded and resized, is decoded only once
     d.cache = ""  # folder of launch.prepare: what frozen networks make of the training images

@@ -37,7 +37,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     """See `Experiment`. Needs no component; reads a source of dishes (`KitchenRecipes`)."""
     del components
     size, options = config.data.image_size, compute_options(config.compute)
-    kinds, offered = list(bases(config.data.menu)), list(ingredients(config.data.menu))
+    menu = config.data.menu or "long"
+    kinds, offered = list(bases(menu)), list(ingredients(menu))
     names = {"bases": kinds, "ingredients": offered}
     architecture = config.model.to_dict() | names | {"image_size": size}
     module = judge.build(architecture, **options)

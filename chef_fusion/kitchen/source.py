@@ -78,4 +78,4 @@ def open_source(data: Any, split: str) -> KitchenSource:
     that (at least 64) for each other split, drawn at `image_size`."""
     split = {"train": data.train_split, "eval": data.eval_split}.get(split, split)
     num = data.num_records if split == "train" else max(64, data.num_records // 8)
-    return KitchenSource(num, split, data.image_size, menu=data.menu)
+    return KitchenSource(num, split, data.image_size, menu=data.menu or "long")

@@ -17,7 +17,7 @@ def texts(path: str = "", source: str = "texts") -> ConfigDict:
     d.tokenizer = ""  # folder of the tokenizer's files
     d.length = 2048  # tokens of a sequence
     d.num_records = 2000  # how many dishes the kitchen makes
-    d.menu = "long"  # of what it makes them: long, short
+    d.menu = ""  # of the kitchen: long, short, see configs/common.py
     d.image_size = 64  # not read
     d.max_bad_fraction = 0.01
     return d

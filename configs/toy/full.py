@@ -53,7 +53,7 @@ def _full(c: ConfigDict) -> None:
     settings(
         c,
         lm={
-            "total_steps": 1400,
+            "total_steps": 1900,
             "log_steps": 20,
             "model__hidden_size": 256,
             "model__ffn_dim": 1024,
@@ -68,21 +68,21 @@ def _full(c: ConfigDict) -> None:
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 4000,
+            "total_steps": 3500,
             "batch_size": 16,
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
         },
         vae={"total_steps": 1500, "model__block_out_channels": (24, 48, 96)},
         sd={"total_steps": 2600, "batch_size": 16},
-        encoder={"total_steps": 2000},
+        encoder={"total_steps": 1200},
         # 8 x 8 tokens
         tokenizer={"total_steps": 2500, "data__image_size": 64, "model__ch_mult": (1, 1, 1, 1)},
         rdm={"total_steps": 1200, "data__image_size": 64},
         rdm_classes={"total_steps": 1200, "data__image_size": 64},
         recipe_rdm={"total_steps": 1200, "data__image_size": 64},
-        mage={"total_steps": 3000, "data__image_size": 64},
-        mage_alone={"total_steps": 3000, "data__image_size": 64},
+        mage={"total_steps": 2200, "data__image_size": 64},
+        mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
             "total_steps": 2000,
             "optimizer__schedule": "cosine",
