@@ -84,7 +84,7 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 2200, "data__image_size": 64},
         mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
-            "total_steps": 2000,
+            "total_steps": 2800,
             "optimizer__schedule": "cosine",
             "optimizer__epoch_steps": 0,
             "optimizer__decay_steps": 0,
