@@ -54,12 +54,14 @@ def test_one_in_the_place_of_another():
         kitchen.instead(dish, "ham", "pesto")
 
 
-def test_questions_have_true_answers():
+@pytest.mark.parametrize("menu", ["long", "short"])
+def test_questions_have_true_answers(menu):
     for i in range(DISHES):
-        dish = kitchen.dish(0, i)
+        dish = kitchen.dish(0, i, menu=menu)
         said, answer = talk.question(dish, Random(i))
         if answer in ("yes.", "no."):
             (asked,) = kitchen.read(said)[1]
+            assert asked in kitchen.ingredients(menu)
             assert (asked in dish.ingredients) == (answer == "yes.")
         elif "ingredients" in said or "in it" in said:
             assert kitchen.read(answer)[1] <= set(dish.ingredients)
