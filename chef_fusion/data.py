@@ -445,8 +445,9 @@ def _jsonl(root: str, split: str, data: ConfigDict) -> RecipeSet:
                     continue
                 named = record.get("images") or record.get("image") or []
                 named = named if isinstance(named, list) else [named]
-                own = [os.path.normpath(os.path.join(folder, n)) for n in named if isinstance(n, str)]
-                own = [p for p in own if p.startswith(folder + os.sep)]
+                paths = [os.path.normpath(os.path.join(folder, n)) for n in named if isinstance(n, str)]
+                own = [p for p in paths if p.startswith(folder + os.sep)]
+                counts["images outside the file's folder"] += len(paths) - len(own)
                 if not own:
                     counts["recipes without an image"] += 1
                     continue
