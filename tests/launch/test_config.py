@@ -27,6 +27,8 @@ PIPELINES += [
     "configs/toy/full.py",
     "configs/toy/full.py:runlocal",
     "configs/chef_fusion/whole.py",
+    "configs/chef_fusion/whole.py:source=recipe_jsonl,vocabulary=0,rcg",
+    "configs/chef_fusion/whole.py:rcg,runlocal",
 ]
 
 
@@ -116,6 +118,8 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
         if config.stages[name].command == "train":
             validate(stage, 1)
         assert stage.data.path == f"/data/{config.stages[name].path}".rstrip("/")
+        needed = {*config.stages[name].prepared.values(), *config.stages[name].components.values()}
+        assert needed <= set(config.order[: config.order.index(name)])
         for field, made_by in config.stages[name].prepared.items():
             assert stage[field.split("__")[0]][field.split("__")[1]] == f"/runs/{made_by}"
         if "menu" in stage.data and path.startswith("configs/toy/"):  # all stages cook the same
