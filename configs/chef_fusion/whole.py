@@ -20,7 +20,7 @@ from configs.pipeline import stage
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """`arg`: source=recipe1m, recipe_jsonl or recipe_tsv; vocabulary=..., of both tokenizers; rcg; runlocal."""
+    """`arg`: source=recipe1m|recipe_jsonl|recipe_tsv, vocabulary=... (of both tokenizers), rcg, runlocal."""
     arg = parse_arg(arg, source="recipe1m", vocabulary=16_384, rcg=False, runlocal=False)
     runlocal = ",runlocal" * arg.runlocal
     small = f"variant=small{runlocal}"
