@@ -63,6 +63,13 @@ def test_language_model(parts, tmp_path):
     ids = np.random.default_rng(0).integers(4, 300, (2, 9))
     ours, _ = published.build("opt", made.architecture).apply(made.variables, ids, method="from_ids")
     close("logits", ours, theirs(torch.tensor(ids)).logits.detach(), 1e-5)
+    batches = list(iter(set_up(c).experiment.dataset("eval", 8, 0, 0, 1)))
+    tokens = np.concatenate([batch["tokens"][batch["mask"] == 1] for batch in batches])
+    tokens = tokens[: results["token_accuracy"]["samples"]]
+    with torch.no_grad():
+        logits = theirs(torch.tensor(tokens)).logits[:, :-1].numpy()
+    right = (logits.argmax(-1) == tokens[:, 1:]).mean()
+    assert results["token_accuracy"]["value"] == pytest.approx(right, abs=1e-4)
 
 
 def test_clip(parts, tmp_path):
