@@ -71,6 +71,8 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     c.samples = ConfigDict()
     c.samples.gallery = ConfigDict({"task": "gallery", "stage": "joints", "num": 8})
+    if arg.rcg:
+        c.samples.generate = ConfigDict({"task": "generate", "num": 64})
     return c
 
 
