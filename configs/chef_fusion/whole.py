@@ -61,6 +61,10 @@ def get_config(arg: str = "") -> ConfigDict:
         f"configs/chef_fusion/joints.py:{small}",
         {"lm": "lm", "vision": "clip", "stable_diffusion": "sd"} | painter,
         **image_first,
+        # as on the toy kitchen: a small network needs to be told more plainly when a picture is wanted
+        method__decision_loss="token",
+        method__decision_scale=1.0,
+        method__rescale_rows=False,
         **recipes,
     )
     c.order = (
