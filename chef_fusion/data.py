@@ -431,8 +431,8 @@ def _tsv(root: str, split: str, data: ConfigDict) -> RecipeSet:
 
 
 def _jsonl(root: str, split: str, data: ConfigDict) -> RecipeSet:
-    """JSON lines (.jsonl, maybe .gz) of title, ingredients, instructions, images (paths beside the file), and
-    maybe partition, the split's name."""
+    """JSON lines (.jsonl, maybe .gz) of title, ingredients, instructions, images (paths below the
+    file's folder), and maybe partition, the split's name."""
     photos: list[list[str]] = []
     counts: Counter[str] = Counter()
 
@@ -445,8 +445,9 @@ def _jsonl(root: str, split: str, data: ConfigDict) -> RecipeSet:
                     continue
                 named = record.get("images") or record.get("image") or []
                 named = named if isinstance(named, list) else [named]
-                paths = [os.path.normpath(os.path.join(folder, n)) for n in named if isinstance(n, str)]
-                own = [p for p in paths if p.startswith(folder + os.sep)]
+                given = [n for n in named if isinstance(n, str) and n]
+                paths = [os.path.normpath(os.path.join(folder, n)) for n in given]
+                own = [p for p in paths if p.startswith(os.path.join(folder, ""))]
                 counts["images outside the file's folder"] += len(paths) - len(own)
                 if not own:
                     counts["recipes without an image"] += 1

@@ -17,6 +17,11 @@ def load(folder: str) -> Any:
     Raises:
       UserError: no tokenizer there.
     """
+    if not folder:
+        raise UserError(
+            "no tokenizer is given: set config.data.tokenizer to the folder of its files, or convert the "
+            "network together with them"
+        )
     if not os.path.isdir(folder):
         raise UserError(f"no tokenizer at {folder}; convert the network together with its tokenizer files")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch here is no news

@@ -4,13 +4,14 @@
         --config.paths.recipes=/data/recipes --config.paths.texts=/data/books --config.paths.images=/data/food
 
 recipes: with photos, for CLIP, Stable Diffusion and the joints. texts: .jsonl files for the language model
-and the tokenizers. images: a folder of photos for the autoencoder, and for RCG. Sizes are the small ones, for
-64 px; on an accelerator take more of everything, as
-`--config.stages.lm.config=configs/chef_fusion/opt.py:variant=125m`.
+and the tokenizers. images: a folder of photos for the autoencoder, and for RCG; without train/ and test/ in
+it, what is measured is measured on the training photos. Sizes are the small ones, for 64 px; on an
+accelerator take more of everything, as `--config.stages.lm.config=configs/chef_fusion/opt.py:variant=125m`.
 
 With `rcg` RCG's networks are trained, too, and can paint for the chef (`--image_decoder=rcg`). With
-vocabulary=0 the tokenizers are given: `--config.stages.lm.overrides.data.tokenizer=<folder of OPT's>` and
-`--config.stages.clip.overrides.data.tokenizer=<folder of CLIP's>`.
+`runlocal` all is tiny, minutes on a laptop. With vocabulary=0 the tokenizers are given, as folders of files:
+`--config.stages.lm.overrides.data.tokenizer=<OPT's>` and
+`--config.stages.clip.overrides.data.tokenizer=<CLIP's>`.
 """
 
 from ml_collections import ConfigDict
@@ -61,10 +62,6 @@ def get_config(arg: str = "") -> ConfigDict:
         f"configs/chef_fusion/joints.py:{small}",
         {"lm": "lm", "vision": "clip", "stable_diffusion": "sd"} | painter,
         **image_first,
-        # as on the toy kitchen: a small network needs to be told more plainly when a picture is wanted
-        method__decision_loss="token",
-        method__decision_scale=1.0,
-        method__rescale_rows=False,
         **recipes,
     )
     c.order = (
@@ -81,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 def _rcg(c: ConfigDict, runlocal: str, recipes: dict[str, str]) -> None:
-    """RCG's chain, as on the toy kitchen, and the RDM that is told a recipe."""
+    """RCG's chain, of the toy kitchen's sizes, and the RDM that is told a recipe."""
     kitchen = f"variant=kitchen{runlocal}"
     size = {} if runlocal else {"data__image_size": 64}
     photos = {"path": "images", "data__source": "folder"}

@@ -105,13 +105,21 @@ def test_photos_of_json_lines_that_are_not_there(tmp_path, caplog):
         open_recipes(config(tmp_path, "recipe_jsonl"), "train")
 
 
-def test_photos_of_json_lines_lie_with_the_file(tmp_path):
+def test_photos_of_json_lines_lie_with_the_file(tmp_path, caplog):
     (tmp_path / "recipes").mkdir()
     save_image(tmp_path / "a.jpg", 1)
     lines = [{"title": "Pie", "images": [name]} for name in ("../a.jpg", str(tmp_path / "a.jpg"))]
     (tmp_path / "recipes" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
     with pytest.raises(UserError, match="2 images outside the file's folder"):
         open_recipes(config(tmp_path / "recipes", "recipe_jsonl"), "train")
+    save_image(tmp_path / "recipes" / "b.jpg", 1)
+    inside = str(tmp_path / "recipes" / "b.jpg")
+    lines += [{"title": "Soup", "images": ["../a.jpg", inside]}, {"title": "Salad", "images": [""]}]
+    (tmp_path / "recipes" / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with caplog.at_level(logging.INFO):
+        found = open_recipes(config(tmp_path / "recipes", "recipe_jsonl"), "train")
+    assert [found.name(i) for i in range(len(found))] == [inside]
+    assert "3 images outside the file's folder" in caplog.text
 
 
 def test_what_a_data_set_says_wrongly_is_counted(recipe1m, caplog):

@@ -128,6 +128,10 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
                 assert stage.model.num_classes in (0, len(bases("short")))
         for component, made_by in config.stages[name].components.items():
             assert stage.components[component] == f"/runs/{made_by}/component"
+        if stage.get("experiment") == "rcg.mage":
+            made = stage_config(config, "tokenizer", "/runs")
+            side = stage.data.image_size >> (len(made.model.ch_mult) - 1)
+            assert (stage.model.num_tokens, stage.model.codebook_size) == (side**2, made.model.codebook_size)
 
 
 @pytest.mark.parametrize(
