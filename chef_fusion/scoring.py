@@ -85,8 +85,8 @@ def score(
       makes of the text by itself; `rcg_...` of those that RCG makes of the same [IMG] states;
       `random_...` of those that the joints make of another recipe. `*_trained_parameters`: what was trained
       over the frozen networks, the joints, for RCG also its RDM. `decision_accuracy`: how often a picture
-      comes after a text exactly if it should. Where dishes are of kinds, `*_base_accuracy`; with a judge also of pictures,
-      `real_...` being what the judge itself is worth.
+      comes after a text exactly if it should. Where dishes are of kinds, `*_base_accuracy`; with a judge
+      also of pictures, `real_...` being what the judge itself is worth.
     """
     recipes_there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
     count = min(samples, len(recipes_there))
