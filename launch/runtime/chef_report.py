@@ -31,8 +31,7 @@ TABLES = (
     ),
     (
         "Pictures from recipes",
-        "The paper's Table 2. What is seen in a picture is the word of a classifier that was trained on real "
-        "pictures alone; the real pictures' row is what that word is worth.",
+        "The paper's Table 2.",
         {
             "t2i": "ChefFusion",
             "rcg": "ChefFusion, painted by RCG",
@@ -50,7 +49,7 @@ TABLES = (
     ),
     (
         "Conversations",
-        "Whether a picture comes where it should, and whether a second wish changes what it is about.",
+        "Whether a picture comes where it should.",
         {
             "": "ChefFusion",
             "unchanged": "its first answer, given again",
@@ -65,10 +64,25 @@ TABLES = (
         },
     ),
 )
+# beginning of a column's name -> what is said besides where there is such a column
+NOTES = {
+    "picture_": "What is seen in a picture is the word of a classifier that was trained on real pictures "
+    "alone; the real pictures' row is what that word is worth.",
+    "dialogue_": "And whether a second wish changes what is written and painted.",
+}
 
 
 def tables(results: Mapping[str, Any], source: str) -> str:
-    """HTML of the tables that `results` (results.json) has figures for."""
+    """HTML of the tables that `results` (results.json) has figures for; those of `launch.evaluate --split`
+    come after the usual ones."""
+    body = _tables(results, "")
+    for split in sorted({name.partition("/")[0] for name in results if "/" in name}):
+        own = {name.partition("/")[2]: r for name, r in results.items() if name.startswith(f"{split}/")}
+        body += _tables(own, f", split {split}")
+    return body and f'{body}<p class="quiet">From <code>{escape(source)}</code>.</p>'
+
+
+def _tables(results: Mapping[str, Any], where: str) -> str:
     body = ""
     for title, lead, rows, columns in TABLES:
         held = {
@@ -83,13 +97,15 @@ def tables(results: Mapping[str, Any], source: str) -> str:
                 cells = "".join(_cell(held[prefix, c], columns[c]) for c in shown)
                 lines += f"<tr><td><b>{escape(name)}</b></td>{cells}</tr>"
         if lines:
+            notes = (note for start, note in NOTES.items() if any(c.startswith(start) for c in shown))
+            lead = " ".join([lead, *notes])
             head = "".join(f'<th class="n">{escape(columns[c])}</th>' for c in shown)
             body += (
-                f'<h3>{escape(title)}</h3><p class="quiet">{escape(lead)}</p><table><thead><tr>'
+                f'<h3>{escape(title + where)}</h3><p class="quiet">{escape(lead)}</p><table><thead><tr>'
                 f"<th>Of {_samples(held.values())} held-out dishes</th>{head}</tr></thead>"
                 f"<tbody>{lines}</tbody></table>"
             )
-    return body and f'{body}<p class="quiet">From <code>{escape(source)}</code>.</p>'
+    return body
 
 
 def _cell(result: Any, label: str) -> str:

@@ -143,6 +143,12 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
     trained = {name: results[f"{name}_trained_parameters"]["value"] for name in ("sd", "t2i", "rcg")}
     assert trained["sd"] == 0 < trained["t2i"] < trained["rcg"]
     page = chef_report.tables(results, "joints/results.json")
+    assert "word of a classifier" in page and "second wish" in page and "split test" not in page
+    plain = {name: results[name] for name in ("t2i_clip_similarity", "decision_accuracy")}
+    on_test = {"test/t2i_clip_similarity": {"value": 0.8765, "samples": 7}}
+    unjudged = chef_report.tables(plain | on_test, "joints/results.json")
+    assert "word of a classifier" not in unjudged and "second wish" not in unjudged
+    assert "Pictures from recipes, split test" in unjudged and "0.8765" in unjudged.split("split test")[1]
     assert "RCG" in page and "nearest training photo" in page and "second recipe right" in page
 
     gallery.make(str(tmp_path / "joints"), c, str(tmp_path / "gallery"), 2)
