@@ -22,7 +22,7 @@ from launch import report, sample
 from launch.evaluate import evaluate
 from launch.prepare import prepare
 from launch.runtime import cli, gallery, registry
-from launch.runtime.config import flatten
+from launch.runtime.config import flatten, validate
 from launch.runtime.images import grid, save_png
 from launch.train import train
 from rcg import component, json_files
@@ -87,12 +87,16 @@ def configure(
     `fields`.
 
     Raises:
-      UserError: the stage's data are at a path that is not given.
+      UserError: the stage's data or its tokenizer are at a path that is not given.
     """
     stage = config.stages[name]
     made = {f"components.{k}": path for k, path in components.items()} | (fields or {})
     if stage.path and not config.get("paths", {}).get(stage.path):
         raise UserError(f"the stage {name} needs data: --config.paths.{stage.path}=<where they are>")
+    if stage.overrides.get("data", {}).get("tokenizer") == "":
+        raise UserError(
+            f"the stage {name} needs a tokenizer: --config.stages.{name}.overrides.data.tokenizer=<folder>"
+        )
     path = config.paths[stage.path] if stage.path else config.path
     return cli.read_config(
         stage.config, flatten(stage.overrides.to_dict()) | made | ({"data.path": path} if path else {})
@@ -195,6 +199,10 @@ def pipeline(config: ConfigDict, workdir: str) -> int:
     unknown = set(config.order) - set(config.stages)
     if unknown:
         raise UserError(f"config.order names {sorted(unknown)}; there are: {', '.join(config.stages)}")
+    for name in config.order:  # what is wrong with a late stage is told before hours of early ones
+        made = stage_config(config, name, workdir)
+        if config.stages[name].command == "train":
+            validate(made, jax.device_count())
     for name in config.order:
         code = run_stage(config, name, workdir, record)
         if code:

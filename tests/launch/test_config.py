@@ -113,6 +113,9 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
     config = cli.read_config(path, {"path": "/data"})
     for name in config.get("paths", {}):
         config.paths[name] = f"/data/{name}"
+    for stage in config.stages.values():
+        if stage.overrides.get("data", {}).get("tokenizer") == "":
+            stage.overrides.data.tokenizer = "/data/tokenizer"
     for name in config.order:
         stage = stage_config(config, name, "/runs")
         if config.stages[name].command == "train":

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from configs.pipeline import stage
 from launch.pipeline import pipeline
+from launch.runtime import cli
 from rcg.errors import UserError
 
 FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
@@ -78,6 +79,21 @@ def test_a_stage_whose_data_are_not_given(tmp_path):
     c.stages.lm = stage("Language model", "configs/chef_fusion/opt.py:runlocal", path="texts")
     with pytest.raises(UserError, match="the stage lm needs data: --config.paths.texts="):
         pipeline(c, str(tmp_path))
+
+
+def test_what_a_late_stage_lacks_is_told_before_the_first(tmp_path):
+    c = tiny()
+    with c.unlocked():
+        c.stages.mage.overrides.batch_size = 0
+    with pytest.raises(UserError, match="batch_size"):
+        pipeline(c, str(tmp_path))
+    whole = cli.read_config("configs/chef_fusion/whole.py:vocabulary=0,runlocal")
+    with whole.unlocked():
+        whole.paths.update(recipes="/data", texts="/data", images="/data")
+        whole.stages.lm.overrides.data.tokenizer = "/data/opt"
+    with pytest.raises(UserError, match="clip needs a tokenizer: --config.stages.clip.overrides.data.tok"):
+        pipeline(whole, str(tmp_path))
+    assert not list(tmp_path.glob("*/"))
 
 
 def test_an_unknown_stage_is_named(tmp_path):
