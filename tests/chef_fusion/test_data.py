@@ -366,6 +366,13 @@ def test_texts_are_packed_whole_and_in_windows(tmp_path):
         texts.open_texts(c, "train")
 
 
+def test_a_tokenizer_that_is_not_given_or_not_there():
+    with pytest.raises(UserError, match="no tokenizer is given: set config.data.tokenizer"):
+        tokenization.load("")
+    with pytest.raises(UserError, match="no tokenizer at /nowhere"):
+        tokenization.load("/nowhere")
+
+
 def test_tokenizers_of_ones_own(tmp_path):
     language, caption = tiny_kitchen.tokenizers(tmp_path)
     lm = LanguageTokenizer.load(language, 560, 3)
