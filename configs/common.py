@@ -52,6 +52,7 @@ def training() -> ConfigDict:
     c.compute.remat = "none"  # none, dots, full
     c.dropout_rng = "threefry"  # threefry: the same draws on every mesh; rbg: faster
     c.optimizer = ConfigDict()
+    c.optimizer.name = "adamw"  # adamw; muon: for the kernels of layers, AdamW for all else
     c.optimizer.learning_rate = 1e-3  # absolute, at the peak
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.999

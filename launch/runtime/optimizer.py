@@ -1,4 +1,4 @@
-"""AdamW from the config: parameter groups, schedules, clipping."""
+"""AdamW or Muon from the config: parameter groups, schedules, clipping."""
 
 import re
 from typing import Any
@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
+from optax import contrib
 
 from launch.runtime.mesh import path_name
 from rcg.errors import UserError
 
 SCHEDULES = ("constant", "cosine", "step")
 DECAY = ("matrices", "all")
+NAMES = ("adamw", "muon")
 
 
 def learning_rate(step: Any, settings: ConfigDict, total_steps: int) -> jax.Array:
@@ -46,15 +48,47 @@ def decay_mask(params: Any, rule: str) -> Any:
 
 def _transform(settings: ConfigDict, total_steps: int) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm else optax.identity()
+
+    def rate(step):
+        return learning_rate(step, settings, total_steps)
+
     adamw = optax.adamw(
-        lambda step: learning_rate(step, settings, total_steps),
+        rate,
         b1=settings.b1,
         b2=settings.b2,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
         mask=lambda params: decay_mask(params, settings.decay),
     )
-    return optax.chain(clip, adamw)
+    if settings.name == "adamw":
+        return optax.chain(clip, adamw)
+    muon = contrib.muon(
+        rate,
+        beta=0.95,
+        weight_decay=settings.weight_decay,
+        muon_weight_dimension_numbers=muon_dimensions,
+        consistent_rms=0.2,
+    )
+    by_kind = optax.partition({"muon": muon, "adamw": adamw}, muon_labels)
+    return optax.chain(clip, by_kind)
+
+
+def muon_dimensions(params: Any) -> Any:
+    """How Muon sees each kernel as a matrix: all but the last axis are inputs."""
+
+    def dimensions(leaf):
+        return contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree.map(dimensions, params)
+
+
+def muon_labels(params: Any) -> Any:
+    """ "muon" for the kernels of layers, "adamw" for embeddings, norms and biases."""
+
+    def label(path, leaf):
+        return "muon" if leaf.ndim > 1 and path_name(path).endswith("kernel") else "adamw"
+
+    return jax.tree.map_with_path(label, params)
 
 
 def make_optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformation:
@@ -70,6 +104,10 @@ def make_optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformat
         settings.update({k: v for k, v in overrides.items() if k != "params"})
         groups[name] = settings
     for name, settings in groups.items():
+        if settings.name not in NAMES:
+            raise UserError(
+                f'optimizer group {name}: name "{settings.name}" is not one of {", ".join(NAMES)}'
+            )
         if settings.schedule not in SCHEDULES or settings.decay not in DECAY:
             raise UserError(
                 f"optimizer group {name}: schedule {settings.schedule!r} is one of {SCHEDULES}, "

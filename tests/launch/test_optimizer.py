@@ -70,3 +70,59 @@ def test_a_group_that_matches_nothing_is_refused():
     config.optimizer.groups = ConfigDict({"disc": {"params": "^discriminator"}})
     with pytest.raises(UserError, match="disc"):
         make_optimizer(config, PARAMS)
+
+
+def test_muon_turns_kernels_by_orthogonal_matrices_and_leaves_the_rest_to_adamw():
+    key = jax.random.key(0)
+    kernels = {"a": {"kernel": jax.random.normal(key, (8, 4))}, "conv": {"kernel": jnp.ones((3, 3, 2, 4))}}
+    params = kernels | {"embed_tokens": jnp.ones((5, 4)), "norm": {"bias": jnp.ones((4,))}}
+    keys = iter(jax.random.split(key, 4))
+    grads = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), params)
+    config = training()
+    config.optimizer.update(name="muon", learning_rate=1e-2)
+    ours, adamw = make_optimizer(config, params), optax.adam(1e-2)
+    updates, _ = ours.update(grads, ours.init(params), params)
+    plain, _ = adamw.update(grads, adamw.init(params), params)
+    for same in ("embed_tokens", "norm"):
+        jax.tree.map(np.testing.assert_array_equal, updates[same], plain[same])
+    for name, leaf in (("a", updates["a"]["kernel"]), ("conv", updates["conv"]["kernel"])):
+        values = jnp.linalg.svd(leaf.reshape(-1, leaf.shape[-1]), compute_uv=False)
+        longer = leaf.size / leaf.shape[-1]
+        print(name, values / (1e-2 * 0.2 * longer**0.5))
+        # five Newton-Schulz steps bring all singular values near one
+        assert np.all(np.abs(values / (1e-2 * 0.2 * longer**0.5) - 1) < 0.4)
+
+
+def test_muon_sees_a_gradient_that_all_examples_share_and_one_that_tells_them_apart_alike():
+    """A linear map on inputs that hardly differ, as CLIP's pooled vectors do: Adam learns their mean."""
+    x = 1 + 0.05 * jax.random.normal(jax.random.key(0), (16, 32))
+    y = jax.random.normal(jax.random.key(1), (16, 24))
+
+    def error(name, rate):
+        config = training()
+        config.optimizer.update(name=name, learning_rate=rate)
+        params = {"map": {"kernel": jnp.zeros((32, 24)), "bias": jnp.zeros(24)}}
+        optimizer = make_optimizer(config, params)
+
+        def loss(params):
+            return jnp.mean((x @ params["map"]["kernel"] + params["map"]["bias"] - y) ** 2)
+
+        def step(held, _):
+            params, state = held
+            updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), length=200)
+        return float(loss(params))
+
+    # each at its best rate
+    found = {name: min(error(name, rate) for rate in (0.03, 0.1, 0.3, 1.0)) for name in ("adamw", "muon")}
+    print(found)
+    assert found["muon"] < 0.2 * found["adamw"]
+
+
+def test_an_optimiser_that_does_not_exist_is_refused():
+    config = training()
+    config.optimizer.name = "moun"
+    with pytest.raises(UserError, match="adamw"):
+        make_optimizer(config, PARAMS)

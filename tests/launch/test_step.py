@@ -81,6 +81,18 @@ def test_losses_do_not_depend_on_the_mesh(name, made):
         assert error < 1e-5, mesh_name
 
 
+def test_muon_does_not_depend_on_the_mesh(made):
+    """It looks at whole matrices, also where they lie in pieces."""
+    muon = {"optimizer.name": "muon", "optimizer.warmup_steps": 0, "optimizer.learning_rate": 3e-3}
+    muon |= {"model.width": 256, "model.bottleneck": 128}  # large enough to be split
+    reference, _ = losses(setup_for("rdm", made, **muon))
+    got, state = losses(setup_for("rdm", made, "2x2x2", **muon))
+    assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(state.opt_state))
+    error = np.abs(got / reference - 1).max()
+    print(f"muon on 2x2x2: {error:.1e} (limit 2e-5)")
+    assert error < 2e-5
+
+
 def test_a_step_of_a_conditional_rdm(made):
     """On labelled images of its own data."""
     setup = setup_for("rdm", made, config="configs/rcg/rdm.py:conditional,runlocal")
