@@ -54,6 +54,7 @@ def training() -> ConfigDict:
     c.optimizer = ConfigDict()
     c.optimizer.name = "adamw"  # adamw; muon: for the kernels of layers, AdamW for all else
     c.optimizer.learning_rate = 1e-3  # absolute, at the peak
+    c.optimizer.muon_scale = 1.0  # the kernels' learning rate is so many times that of the rest
     c.optimizer.b1 = 0.9
     c.optimizer.b2 = 0.999
     c.optimizer.eps = 1e-8

@@ -76,6 +76,11 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], Any], usage:
         rest = values(list(argv))[1:]
     except (flags.Error, ValueError, TypeError, OSError, AttributeError, KeyError, ImportError) as error:
         text = str(error).strip()
+        if (
+            isinstance(error, AttributeError | KeyError) and error.args
+        ):  # ml_collections', nearest field and all
+            reason = error.args[0]
+            text = f"the config has no field {reason.args[0] if isinstance(reason, KeyError) else reason}"
         if "Traceback" in text:  # a config file that raised: its last line says what
             text = f"{text.split(':')[0]}: {text.splitlines()[-1]}"
         text = " ".join(text.split())

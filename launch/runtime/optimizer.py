@@ -63,7 +63,7 @@ def _transform(settings: ConfigDict, total_steps: int) -> optax.GradientTransfor
     if settings.name == "adamw":
         return optax.chain(clip, adamw)
     muon = contrib.muon(
-        rate,
+        lambda step: settings.muon_scale * rate(step),
         beta=0.95,
         weight_decay=settings.weight_decay,
         muon_weight_dimension_numbers=muon_dimensions,

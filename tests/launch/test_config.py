@@ -88,7 +88,11 @@ def run(*argv):
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--config=configs/rcg/rdm.py:runlocal", "--config.optimiser.b1=0.5"], "optimizer"),
+        (
+            ["--config=configs/rcg/rdm.py:runlocal", "--config.optimiser.b1=0.5"],
+            "no field 'optimiser' Did you mean \"optimizer\"",
+        ),
+        (["--config=configs/rcg/rdm.py:runlocal", "--config.ema.x.y=1"], "no field 'x'"),
         (["--config=configs/rcg/rdm.py:runlocal", "--config.batch_size=many"], "batch_size"),
         (["--config=configs/rcg/nothing.py"], "nothing.py"),
         (["--config=configs/rcg/rdm.py:rnlocal"], "rnlocal"),

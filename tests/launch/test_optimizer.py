@@ -121,6 +121,20 @@ def test_muon_sees_a_gradient_that_all_examples_share_and_one_that_tells_them_ap
     assert found["muon"] < 0.2 * found["adamw"]
 
 
+def test_muons_scale_is_of_its_kernels_alone():
+    params = {"kernel": jnp.eye(4), "bias": jnp.ones((4,))}
+
+    def updates(scale):
+        config = training()
+        config.optimizer.update(name="muon", muon_scale=scale, weight_decay=0.1)
+        optimizer = make_optimizer(config, params)
+        return optimizer.update(params, optimizer.init(params), params)[0]
+
+    one, three = updates(1.0), updates(3.0)
+    np.testing.assert_allclose(three["kernel"], 3 * one["kernel"], rtol=1e-5)
+    np.testing.assert_array_equal(three["bias"], one["bias"])
+
+
 def test_an_optimiser_that_does_not_exist_is_refused():
     config = training()
     config.optimizer.name = "moun"
