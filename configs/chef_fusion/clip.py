@@ -66,7 +66,8 @@ def get_config(arg: str = "") -> ConfigDict:
     if small:
         c.batch_size = 64
         c.total_steps = 400
-        c.optimizer.learning_rate = 5e-4  # at 1e-3 it does not begin to learn
+        c.optimizer.learning_rate = 5e-4
+        c.optimizer.name, c.optimizer.muon_scale = "muon", 4.0
         c.optimizer.clip_norm = 1.0
         c.optimizer.warmup_steps = 50
         c.checkpoint_steps = 100

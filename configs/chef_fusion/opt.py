@@ -55,6 +55,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.data.length = 256
         c.batch_size = 8
         c.total_steps = 1000
+        c.optimizer.name, c.optimizer.muon_scale = "muon", 3.0
         c.optimizer.warmup_steps = 50
         c.checkpoint_steps = 200
     if arg.runlocal:

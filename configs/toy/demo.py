@@ -48,10 +48,12 @@ def get_config(arg: str = "") -> ConfigDict:
             "model__ffn_dim": 512,
             "model__word_embed_proj_dim": 128,
             "model__num_hidden_layers": 3,
+            "optimizer__name": "adamw",
             "optimizer__learning_rate": 3e-3,
         },
         clip={
             "total_steps": 210,
+            "optimizer__name": "adamw",
             "data__image_size": 32,
             "model__vision__image_size": 32,
             "model__vision__patch_size": 4,

@@ -53,7 +53,7 @@ def _full(c: ConfigDict) -> None:
     settings(
         c,
         lm={
-            "total_steps": 1900,
+            "total_steps": 1300,
             "log_steps": 20,
             "model__hidden_size": 256,
             "model__ffn_dim": 1024,
@@ -62,7 +62,7 @@ def _full(c: ConfigDict) -> None:
             "data__length": 512,
         },
         clip={
-            "total_steps": 600,
+            "total_steps": 500,
             "log_steps": 20,
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
@@ -84,7 +84,9 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 2200, "data__image_size": 64},
         mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
-            "total_steps": 2800,
+            "total_steps": 2100,
+            "optimizer__name": "muon",
+            "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",
             "optimizer__epoch_steps": 0,
             "optimizer__decay_steps": 0,

@@ -83,7 +83,7 @@ def muon_dimensions(params: Any) -> Any:
 
 
 def muon_labels(params: Any) -> Any:
-    """ "muon" for the kernels of layers, "adamw" for embeddings, norms and biases."""
+    """Which of the two moves what: Muon the kernels of layers, AdamW embeddings, norms and biases."""
 
     def label(path, leaf):
         return "muon" if leaf.ndim > 1 and path_name(path).endswith("kernel") else "adamw"
