@@ -9,7 +9,7 @@ from chef_fusion import recipes
 from chef_fusion.data import RecipeSet
 from chef_fusion.kitchen import Dish, KitchenSource, open_source, partition, picture, read
 from chef_fusion.kitchen import recipe as record_of
-from chef_fusion.kitchen.talk import Change, change, note, question, wish
+from chef_fusion.kitchen.talk import Change, change, note, painted, question, wish
 from chef_fusion.recipes import Recipe
 from chef_fusion.texts import Documents
 
@@ -35,7 +35,7 @@ class KitchenRecipes(RecipeSet):
         return len(self._kitchen)
 
     def __getitem__(self, photo: int) -> dict[str, object]:
-        return {"image": picture(self.dish(photo), self._kitchen.image_size), "label": photo}
+        return {"image": self._kitchen[photo]["image"], "label": photo}
 
     def name(self, photo: int) -> str:
         return self._kitchen.name(photo)
@@ -83,6 +83,12 @@ class KitchenTalk(KitchenRecipes):
     def dish(self, i: int) -> Dish:
         changed = self._change(i)
         return changed.dish if changed else self._kitchen.dish(i)
+
+    def __getitem__(self, photo: int) -> dict[str, object]:
+        changed = self._change(photo)
+        if not changed:
+            return super().__getitem__(photo)
+        return {"image": picture(changed.dish, self._kitchen.image_size), "label": photo}
 
     def pictured(self, i: int) -> bool:
         return i % 8 < 6
@@ -134,7 +140,8 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
         said = turn(wish(dish, r), caption)
         changed = change(dish, r, allowed) if kind > 4 else None
         if changed:
-            seen = f" {note(dish, r)}" if r.random() < 0.3 else ""  # where a picture stood
+            # where a picture stood: what was said counts, not what was painted
+            seen = f" {painted(dish, r, allowed)}" if r.random() < 0.5 else ""
             said += f"{seen}\n" + turn(changed.said, recipes.caption(recipe_of(changed.dish)))
         texts.append(said + "\n")
     return Documents(texts, f"kitchen/{kitchen.split}")

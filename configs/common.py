@@ -96,6 +96,7 @@ def images(path: str = "", source: str = "folder", image_size: int = 256) -> Con
     d.crop_padding = 0  # pixels of reflected border around an image before its random crop
     d.num_records = 2000  # how many dishes the kitchen draws for training
     d.menu = ""  # of the kitchen: long (also ""; 16 kinds of dish, 118 ingredients), short (12 and 51)
+    d.pictures = ""  # of the kitchen: folder of launch.prepare with its pictures, drawn once
     d.workers = 0  # decoding processes; 0: threads
     d.cache_mb = 512  # a training set that fits in this, decoded and resized, is decoded only once
     d.cache = ""  # folder of launch.prepare: what frozen networks make of the training images

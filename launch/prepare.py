@@ -2,6 +2,7 @@
 
     configs/chef_fusion/tokenizer.py   a byte-level BPE tokenizer of one's own texts, for
                                        --config.data.tokenizer
+    configs/toy/pictures.py            the toy kitchen's pictures, drawn once, for --config.data.pictures
     configs/chef_fusion/joints.py      the text encoder's states of every recipe, which l_g compares with, for
                                        --config.method.targets
     configs/rcg/rdm.py, mage.py,       what frozen networks make of the training images (representations,
@@ -24,13 +25,14 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from chef_fusion import targets, texts, tokenization
+from chef_fusion import kitchen, targets, texts, tokenization
 from chef_fusion.backbones.stable_diffusion import pipeline
+from chef_fusion.kitchen import pictures
 from chef_fusion.tokenization import CaptionTokenizer
 from launch.runtime import cached, cli, registry
 from launch.runtime.setup import prepare as prepare_setup
 from rcg import component
-from rcg.data import array_records, encoded
+from rcg.data import array_records, cores, encoded
 from rcg.data.pipeline import training_loader
 from rcg.errors import UserError
 from rcg.experiment import compute_options
@@ -54,6 +56,19 @@ def make_tokenizer(config: ConfigDict, out: str) -> None:
     shutil.rmtree(out, ignore_errors=True)
     os.rename(staging, out)
     print(f"{count} tokens of {len(documents)} texts in {out}", file=sys.stderr)
+
+
+def make_pictures(config: ConfigDict, out: str) -> None:
+    """The toy kitchen's, of all splits."""
+    for split in kitchen.SPLITS:
+        source = kitchen.open_source(config.data, split)
+
+        def progress(done: int, split: str = split, total: int = len(source)) -> None:
+            _live(f"{split}: {done}/{total}")
+
+        about = source.seed, split, source.menu, source.image_size
+        pictures.write(out, len(source), *about, cores(), progress)
+        _done(f"{split}: {len(source)} pictures in {out}")
 
 
 def make_targets(config: ConfigDict, out: str) -> None:
@@ -142,7 +157,11 @@ def make_shards(config: ConfigDict, out: str, shards: int, workers: int) -> None
         _done(f"{name}: {about['records']} records in {shards} shards{skipped}")
 
 
-PREPARED = {"chef_fusion.tokenizer": make_tokenizer, "chef_fusion.joints": make_targets}
+PREPARED = {
+    "chef_fusion.tokenizer": make_tokenizer,
+    "chef_fusion.pictures": make_pictures,
+    "chef_fusion.joints": make_targets,
+}
 
 
 def prepare(config: ConfigDict, out: str, views: int = 0) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from chef_fusion.kitchen.menu import SPLITS, Dish, bases
 from chef_fusion.kitchen.menu import dish as dish_of
+from chef_fusion.kitchen.pictures import open_pictures
 from chef_fusion.kitchen.scenes import draw
 from chef_fusion.kitchen.words import recipe
 from rcg.errors import UserError
@@ -29,10 +30,13 @@ def picture(dish: Dish, size: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class KitchenSource:
-    """`num` dishes of one split and menu, drawn when asked for; `label` is the base's place on the menu.
+    """`num` dishes of one split and menu; `label` is the base's place on the menu.
+
+    Attributes:
+      pictures: folder of what `kitchen.pictures` has drawn; "": they are drawn when asked for.
 
     Raises:
-      UserError: a split or a menu that does not exist, or less than one dish.
+      UserError: a split or a menu that does not exist, or less than one dish; pictures of others.
     """
 
     num: int
@@ -40,6 +44,7 @@ class KitchenSource:
     image_size: int = 64
     seed: int = 0
     menu: str = "long"
+    pictures: str = ""
 
     def __post_init__(self):
         if self.split not in SPLITS:
@@ -47,6 +52,11 @@ class KitchenSource:
         bases(self.menu)
         if self.num < 1:
             raise UserError(f"the kitchen needs at least 1 dish, not {self.num}")
+        if self.pictures:
+            self._kept()
+
+    def _kept(self) -> np.ndarray:
+        return open_pictures(self.pictures, self.num, self.seed, self.split, self.menu, self.image_size)
 
     def __len__(self) -> int:
         return self.num
@@ -63,7 +73,8 @@ class KitchenSource:
     def __getitem__(self, i: int) -> dict[str, Any]:
         """{"image": uint8 [image_size, image_size, 3], "label": int}."""
         made = self.dish(i)
-        return {"image": picture(made, self.image_size), "label": self.label_names.index(made.base)}
+        image = self._kept()[i] if self.pictures else picture(made, self.image_size)
+        return {"image": image, "label": self.label_names.index(made.base)}
 
     def recipe(self, i: int) -> dict[str, Any]:
         """The recipe of dish `i`, in Recipe1M's record form."""
@@ -78,4 +89,5 @@ def open_source(data: Any, split: str) -> KitchenSource:
     that (at least 64) for each other split, drawn at `image_size`."""
     split = {"train": data.train_split, "eval": data.eval_split}.get(split, split)
     num = data.num_records if split == "train" else max(64, data.num_records // 8)
-    return KitchenSource(num, split, data.image_size, menu=data.menu or "long")
+    pictures = data.get("pictures", "")
+    return KitchenSource(num, split, data.image_size, menu=data.menu or "long", pictures=pictures)

@@ -12,6 +12,7 @@ WISHES = ("I would like {}.", "How do I make {}?", "Give me a recipe for {}.", "
 OMISSIONS = ("Now without {}.", "Please leave out the {}.", "The same without {}.", "I don't have {}.")
 SWAPS = ("With {1} instead of {0}.", "Can I take {1} in place of {0}?", "I have {1}, but no {0}.")
 ADDITIONS = ("Add {}.", "And with {} too?", "Now with {} on it.", "I want {} as well.")
+RIGHTLY = 0.6  # how often a picture shows an ingredient as it was told, of a painter that still learns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,15 @@ def note(dish: Dish, r: Random) -> str:
     return f"{dish.base}: {', '.join(_shuffled(dish.ingredients, r))}"
 
 
+def painted(dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish: True) -> str:
+    """A note of a picture made of a dish: in place of an ingredient it may show another of its kind, where
+    that is a dish that is `allowed`."""
+    names = (name if r.random() < RIGHTLY else r.choice(_kind(dish, name)) for name in dish.ingredients)
+    seen = tuple(dict.fromkeys(names))
+    shown = dataclasses.replace(dish, ingredients=seen, amounts=(1,) * len(seen))
+    return note(shown if allowed(shown) else dish, r)
+
+
 def wish(dish: Dish, r: Random) -> str:
     """The user asks for a dish with all of its ingredients."""
     return r.choice(WISHES).format(f"{dish.base} with {listed(_shuffled(dish.ingredients, r))}")
@@ -43,8 +53,7 @@ def change(dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish:
     """One ingredient taken away, swapped for one of its kind, or added, as `allowed`; None if none can be."""
     for kind in _shuffled(("omit", "swap", "add"), r):
         for name in _shuffled(dish.ingredients, r):
-            group = next(names for _, _, names in dish.groups if name in names)
-            other = r.choice([n for n in group if n not in dish.ingredients] or [""])
+            other = r.choice([n for n in _kind(dish, name) if n not in dish.ingredients] or [""])
             if kind != "omit" and not other:
                 continue
             try:
@@ -76,6 +85,11 @@ def question(dish: Dish, r: Random) -> tuple[str, str]:
     asked = r.choice(dish.ingredients if r.random() < 0.5 else names)
     said = r.choice(("Is there {} in it?", "Does it have {}?")).format(asked)
     return said, "yes." if asked in dish.ingredients else "no."
+
+
+def _kind(dish: Dish, ingredient: str) -> tuple[str, ...]:
+    """The ingredients that may stand for this one."""
+    return next(names for _, _, names in dish.groups if ingredient in names)
 
 
 def _shuffled(names: tuple[str, ...], r: Random) -> tuple[str, ...]:

@@ -9,19 +9,29 @@ encoder, tokenizer, RDMs and MAGE; then ChefFusion's joints; and scores all of i
 from ml_collections import ConfigDict
 
 from configs.common import parse_arg
-from configs.toy.kitchen import CHEF, chef_stages, rcg_comparisons, rcg_stages, settings
+from configs.toy.kitchen import (
+    CHEF,
+    DRAWN,
+    chef_stages,
+    picture_stage,
+    rcg_comparisons,
+    rcg_stages,
+    settings,
+)
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """`arg`: runlocal, tiny: minutes on a laptop."""
     arg = parse_arg(arg, runlocal=False)
     tiny, few, dishes = (",runlocal", 2, 64) if arg.runlocal else ("", 8, 20_000)
+    drawn = not arg.runlocal  # all at one size
     c = ConfigDict()
     c.name = "full"
     c.title = "The toy kitchen"
     c.description = "Recipes from pictures and pictures from recipes, every network trained here."
     c.path = ""
     c.order = (
+        *(("pictures",) if drawn else ()),
         *CHEF,
         "encoder",
         "tokenizer",
@@ -33,9 +43,11 @@ def get_config(arg: str = "") -> ConfigDict:
         "joints",
     )
     c.stages = ConfigDict()
-    chef_stages(c, tiny, dishes, vocabulary=1024, told=dishes)
-    rcg_stages(c, tiny, data__num_records=dishes)
-    rcg_comparisons(c, tiny, data__num_records=dishes)
+    picture_stage(c, dishes, size=64)
+    seen = {"prepared": DRAWN} if drawn else {}
+    chef_stages(c, tiny, dishes, vocabulary=1024, told=dishes, drawn=drawn)
+    rcg_stages(c, tiny, data__num_records=dishes, **seen)
+    rcg_comparisons(c, tiny, data__num_records=dishes, **seen)
     rcg = {"cfg_scale": 2.0, "temperature": 10.0}
     c.samples = ConfigDict()
     c.samples.generate = ConfigDict({"task": "generate", "num": 64} | rcg)
@@ -55,6 +67,7 @@ def _full(c: ConfigDict) -> None:
         lm={
             "total_steps": 1300,
             "log_steps": 20,
+            "optimizer__name": "muon",  # named here so that it can be set
             "model__hidden_size": 256,
             "model__ffn_dim": 1024,
             "model__word_embed_proj_dim": 256,
@@ -62,8 +75,9 @@ def _full(c: ConfigDict) -> None:
             "data__length": 512,
         },
         clip={
-            "total_steps": 500,
+            "total_steps": 700,
             "log_steps": 20,
+            "optimizer__name": "muon",
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
         },
@@ -75,7 +89,7 @@ def _full(c: ConfigDict) -> None:
         },
         vae={"total_steps": 1500, "model__block_out_channels": (24, 48, 96)},
         sd={"total_steps": 2600, "batch_size": 16},
-        encoder={"total_steps": 1200},
+        encoder={"total_steps": 1200, "data__image_size": 64},
         # 8 x 8 tokens
         tokenizer={"total_steps": 2500, "data__image_size": 64, "model__ch_mult": (1, 1, 1, 1)},
         rdm={"total_steps": 1200, "data__image_size": 64},
@@ -84,7 +98,7 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 2200, "data__image_size": 64},
         mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
-            "total_steps": 2100,
+            "total_steps": 1500,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",

@@ -8,7 +8,16 @@ from configs.pipeline import stage
 
 FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
 MENU = {"data__menu": "short"}  # 12 kinds of dish
+DRAWN = {"data__pictures": "pictures"}  # what reads the stage "pictures"
 CHEF = ("words", "captions", "lm", "clip", "judge", "vae", "sd")  # before RCG's stages, and "joints" after
+
+
+def picture_stage(c: ConfigDict, dishes: int, size: int) -> None:
+    """All pictures, drawn once."""
+    data = MENU | {"data__num_records": dishes, "data__image_size": size}
+    c.stages.pictures = stage(
+        "pictures of dishes", "configs/toy/pictures.py", command="prepare", evaluate=False, **data
+    )
 
 
 def rcg_stages(c: ConfigDict, arg: str = "", **options: Any) -> None:
@@ -32,16 +41,20 @@ def rcg_comparisons(c: ConfigDict, arg: str = "", **options: Any) -> None:
     c.stages.mage_alone = stage("MAGE, told nothing", f"configs/rcg/mage.py:{variant}", FROZEN, **alone)
 
 
-def chef_stages(c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int) -> None:
+def chef_stages(
+    c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int, drawn: bool = False
+) -> None:
     """ChefFusion's tokenizers, backbones and joints, the judge, and RCG's RDM for recipes.
 
     Args:
       dishes: how many pictures to train on. told: of how many dishes the language model reads.
+      drawn: whether there is a stage "pictures".
     """
     small = f"variant=small{arg}"
     texts = {"data__source": "kitchen_texts", "data__num_records": told} | MENU
     dish = MENU | {"data__num_records": dishes, "data__max_eval_records": 512}
     recipes = {"data__source": "recipes_kitchen", **dish}
+    made = DRAWN if drawn else {}
     tokenizer = {"command": "prepare", "vocab_size": vocabulary, "evaluate": False, **texts}
     learn = "configs/chef_fusion/tokenizer.py:kind="
     c.stages.words = stage("tokenizer of texts", f"{learn}opt", **tokenizer)
@@ -56,24 +69,35 @@ def chef_stages(c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int
     c.stages.clip = stage(
         "CLIP",
         f"configs/chef_fusion/clip.py:{small}",
-        prepared={"data__tokenizer": "captions"},
+        prepared={"data__tokenizer": "captions"} | made,
         model__text__vocab_size=vocabulary,
         **recipes,
     )
     c.stages.judge = stage(
-        "judge of pictures", f"configs/chef_fusion/judge.py:{arg.removeprefix(',')}", **recipes
+        "judge of pictures",
+        f"configs/chef_fusion/judge.py:{arg.removeprefix(',')}",
+        prepared=made,
+        **recipes,
     )
-    c.stages.vae = stage("autoencoder", f"configs/chef_fusion/vae.py:{small}", data__source="kitchen", **dish)
+    c.stages.vae = stage(
+        "autoencoder",
+        f"configs/chef_fusion/vae.py:{small}",
+        prepared=made,
+        data__source="kitchen",
+        **dish,
+    )
     c.stages.sd = stage(
         "Stable Diffusion's UNet",
         f"configs/chef_fusion/stable_diffusion.py:{small}",
         {"clip": "clip", "vae": "vae"},
+        prepared=made,
         **recipes,
     )
     c.stages.recipe_rdm = stage(
         "RDM for recipes",
         f"configs/chef_fusion/recipe_rdm.py:variant=kitchen{arg}",
         {"encoder": "encoder", "stable_diffusion": "sd"},
+        prepared=made,
         data__num_records=dishes,
         **MENU,
     )
@@ -82,6 +106,7 @@ def chef_stages(c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int
         f"configs/chef_fusion/joints.py:{small}",
         {"lm": "lm", "vision": "clip", "stable_diffusion": "sd"}
         | {"judge": "judge", "rdm": "recipe_rdm", "mage": "mage", "tokenizer": "tokenizer"},
+        prepared=made,
         model__image_first=vocabulary,
         # a small network needs to be told more plainly when a picture is wanted
         method__decision_loss="token",

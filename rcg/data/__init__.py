@@ -6,7 +6,7 @@ for batch in image_batches(source, config.data, split="train", batch_size=256, s
 
 from rcg.data.bad_records import BadRecords
 from rcg.data.decode import DecodeError, center_crop, decode, resize_short_side
-from rcg.data.pipeline import Share, eval_arrays, image_batches, image_dataset
+from rcg.data.pipeline import Share, cores, eval_arrays, image_batches, image_dataset
 from rcg.data.sources import ArraySource, ImageFolder, ParquetImages, Source, TfdsImages, open_source
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Source",
     "TfdsImages",
     "center_crop",
+    "cores",
     "decode",
     "eval_arrays",
     "image_batches",

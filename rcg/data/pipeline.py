@@ -80,7 +80,7 @@ def image_batches(
         spread = [choose(i, 0.0) if choose else i for i in spread] + [PADDING] * (rows - count)
         every = grain.MapDataset.source([(index, NO_DRAWS) for index in spread])
         parts = [every.batch(batch_size * shard_count, batch_fn=list)]
-        load, workers = _Loader(source, _transform(data, train=False), 0, _cores()), 0
+        load, workers = _Loader(source, _transform(data, train=False), 0, cores()), 0
     elif split == "train":
         transform = _transform(data, train=True)
         fits = len(source) * transform.resize**2 * 3 <= data.cache_mb * 2**20
@@ -91,7 +91,7 @@ def image_batches(
             _Order(members, batch_size * shard_count, [seed, i], choose) for i, members in enumerate(sets)
         ]
         parts = [grain.MapDataset.range(ENDLESS).map(order) for order in orders]
-        load = _Loader(source, transform, data.cache_mb if fits else 0, 1 if workers else _cores())
+        load = _Loader(source, transform, data.cache_mb if fits else 0, 1 if workers else cores())
         if data.get("cache"):
             load, workers = EncodedLoader(data.cache, transform), 0
     else:
@@ -143,7 +143,7 @@ def eval_arrays(source: Source, data: ConfigDict, limit: int = 0) -> tuple[np.nd
     Returns:
       images uint8 [N, S, S, 3], labels int32 [N].
     """
-    load = _Loader(source, _transform(data, train=False), 0, _cores())
+    load = _Loader(source, _transform(data, train=False), 0, cores())
     count = min(limit or len(source), len(source))
     batch = load([(i * len(source) // count, NO_DRAWS) for i in range(count)])
     good = batch["mask"] > 0
@@ -154,10 +154,11 @@ def training_loader(source: Source, data: ConfigDict) -> tuple[Any, Transform]:
     """What reads the records of a batch of training images, [(index, draws [3])] -> batch, and how it
     changes them."""
     transform = _transform(data, train=True)
-    return _Loader(source, transform, 0, _cores()), transform
+    return _Loader(source, transform, 0, cores()), transform
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

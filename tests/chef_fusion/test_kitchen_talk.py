@@ -1,5 +1,6 @@
 """What is said in the kitchen: changes of dishes, conversations, and how they become training examples."""
 
+import dataclasses
 from random import Random
 
 import numpy as np
@@ -147,3 +148,52 @@ def test_a_tokenizer_of_ones_own(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="exists and is no tokenizer"):
         prepare.main([*argv[:2], *argv[3:], f"--out={tmp_path / 'mine'}"])
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
+
+
+def test_pictures_drawn_once(tmp_path, monkeypatch):
+    out = str(tmp_path / "pictures")
+    argv = ["prepare", "--config=configs/toy/pictures.py", f"--out={out}", "--config.data.menu=short"]
+    argv += ["--config.data.num_records=24", "--config.data.image_size=16"]
+    monkeypatch.setattr("sys.argv", argv)
+    assert prepare.main(argv) == 0
+    told = {"num": 24, "menu": "short", "image_size": 16}
+    for split in ("val", "train"):
+        plain = kitchen_sets.open_recipes(data(**told), split)
+        kept = kitchen_sets.open_recipes(data(**told, pictures=out), split)
+        for i in (0, 5, 13, 23):  # of 5 and 13 the wish is pictured, which was not drawn before
+            assert (kept[i]["image"] == plain[i]["image"]).all()
+    assert any(plain.dish(i) != kitchen.dish(0, i, "train", "short") for i in (5, 13))
+    # they are read, not drawn again
+    rows = np.load(f"{out}/train.images.npy", mmap_mode="r+")
+    rows[3] = 7
+    rows.flush()
+    assert (kitchen_sets.open_recipes(data(**told, pictures=out), "train")[3]["image"] == 7).all()
+    with pytest.raises(UserError, match="are of other data .menu, first of train differ"):
+        kitchen_sets.open_recipes(data(**told | {"menu": "long"}, pictures=out), "train")
+    with pytest.raises(UserError, match="are of other data .size"):
+        kitchen_sets.open_recipes(data(**told | {"image_size": 32}, pictures=out), "train")
+    with pytest.raises(UserError, match="holds 24 pictures of the split train, not 25"):
+        kitchen_sets.open_recipes(data(**told | {"num": 25}, pictures=out), "train")
+    assert prepare.main(argv) == 0  # the damaged file is drawn anew
+    assert (np.load(f"{out}/train.images.npy")[3] != 7).any()
+    more = [*argv[:4], "--config.data.num_records=30", argv[-1]]
+    monkeypatch.setattr("sys.argv", more)
+    assert prepare.main(more) == 0
+    assert len(np.load(f"{out}/train.images.npy")) == 30
+
+
+def test_what_was_painted_is_of_the_dish_but_may_be_wrong():
+    dish = kitchen.dish(0, 3, "train")
+    notes = [talk.painted(dish, Random(i)) for i in range(200)]
+    shown = [note.removeprefix(f"{dish.base}: ").split(", ") for note in notes]
+    on_base = {name for _, _, names in dish.groups for name in names}
+    assert all(set(names) <= on_base and len(names) == len(set(names)) for names in shown)
+    right = np.mean([len(set(names) & set(dish.ingredients)) / len(dish.ingredients) for names in shown])
+    assert 0.6 < right < 0.9
+    trained = set()
+    for i in range(200):
+        told = talk.painted(dish, Random(i), lambda d: trained.add(d) or kitchen.partition(d) == "train")
+        names = told.removeprefix(f"{dish.base}: ").split(", ")
+        shown = dataclasses.replace(dish, ingredients=tuple(names), amounts=(1,) * len(names))
+        assert kitchen.partition(shown) == "train"
+    assert any(kitchen.partition(d) != "train" for d in trained)
