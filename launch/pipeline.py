@@ -2,14 +2,17 @@
 
 Each stage prepares something or trains an experiment in `workdir/<stage>`, on what the stages before it made,
 and measures it; then samples are drawn and one report is written. What is complete is skipped, what was cut
-off goes on.
+off goes on. With --stages=lm,clip these stages alone are run: others may run at the same time, elsewhere, in
+the same workdir; the command without it comes last.
 """
 
+import fcntl
 import json
 import os
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -26,7 +29,7 @@ from launch.runtime.config import flatten, validate
 from launch.runtime.images import grid, save_png
 from launch.train import train
 from rcg import component, json_files
-from rcg.data import eval_arrays
+from rcg.data import cores, eval_arrays
 from rcg.errors import UserError
 
 
@@ -41,34 +44,51 @@ def hardware() -> dict[str, Any]:
     return {
         "device": name,
         "devices": jax.device_count(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
 
 
 class Record:
-    """workdir/pipeline.json: what was run, in what time. Replaced whole after each stage."""
+    """workdir/pipeline.json: what was run, in what time, on what. Replaced whole after each stage; several
+    processes may add their own."""
 
     def __init__(self, workdir: str, config: ConfigDict):
         self.path = os.path.join(workdir, "pipeline.json")
-        self.stages: dict[str, dict[str, Any]] = {}
-        if os.path.exists(self.path):
-            kept = json_files.read(self.path, "take it away: all stages are then looked at again")
-            self.stages = {stage["name"]: stage for stage in kept.get("stages", [])}
-        self.about = {k: config[k] for k in ("name", "title", "description")} | {"hardware": hardware()}
+        self.order = (*config.order, "samples")
+        self.stages = self.read()
+        self.about = {k: config[k] for k in ("name", "title", "description")}
+        self.hardware = hardware()
+
+    def read(self) -> dict[str, dict[str, Any]]:
+        if not os.path.exists(self.path):
+            return {}
+        kept = json_files.read(self.path, "take it away: all stages are then looked at again")
+        return {stage["name"]: stage for stage in kept.get("stages", [])}
 
     def done(self, name: str, inputs: Any) -> bool:
         return self.stages.get(name, {}).get("inputs") == inputs
 
     def add(self, name: str, inputs: Any, seconds: float, **about: Any) -> None:
-        seconds += self.stages.get(name, {}).get("seconds", 0.0) if about.get("kind") == "train" else 0.0
-        self.stages[name] = {"name": name, "inputs": inputs, "seconds": seconds} | about
-        self.write()
+        with open(self.path + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.stages = self.read()
+            if about.get("kind") == "train":  # maybe in pieces
+                seconds += self.stages.get(name, {}).get("seconds", 0.0)
+            about |= {"name": name, "inputs": inputs, "seconds": seconds, "hardware": self.hardware}
+            self.stages[name] = about
+            self.write()
+
+    def place(self, stage: dict[str, Any]) -> int:
+        """Where a stage stands among all; the last for one that is no more in the config."""
+        name = stage["name"].split("/")[0]
+        return self.order.index(name) if name in self.order else len(self.order)
 
     def write(self) -> None:
         with open(self.path + ".incomplete", "w") as f:
-            json.dump(self.about | {"stages": list(self.stages.values())}, f, indent=2)
+            stages = sorted(self.stages.values(), key=self.place)
+            json.dump(self.about | {"stages": stages}, f, indent=2)
         os.replace(self.path + ".incomplete", self.path)
 
 
@@ -153,6 +173,13 @@ def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Reco
     return code
 
 
+def made(config: ConfigDict, name: str, workdir: str, record: Record) -> bool:
+    """Whether a stage is complete."""
+    if config.stages[name].command == "prepare":
+        return name in record.stages
+    return os.path.exists(os.path.join(workdir, name, "component"))
+
+
 def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
     """The sample tasks of the config, and a grid of real images to hold them against."""
     trained = [name for name in config.order if config.stages[name].command == "train"]
@@ -191,22 +218,39 @@ def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
         record.add(f"samples/{name}", inputs, time.perf_counter() - started, **about)
 
 
-def pipeline(config: ConfigDict, workdir: str) -> int:
-    """Runs or goes on with all stages; 0, or `cli.STOPPED` after SIGTERM."""
+def pipeline(config: ConfigDict, workdir: str, stages: Sequence[str] = ()) -> int:
+    """Runs or goes on with all stages, or with `stages` alone; 0, or `cli.STOPPED` after SIGTERM.
+
+    Raises:
+      UserError: a stage that is not there, or that can't run with its settings.
+    """
     workdir = os.path.abspath(workdir)
     os.makedirs(workdir, exist_ok=True)
     record = Record(workdir, config)
     unknown = set(config.order) - set(config.stages)
     if unknown:
         raise UserError(f"config.order names {sorted(unknown)}; there are: {', '.join(config.stages)}")
+    if not set(stages) <= set(config.order):
+        unknown = sorted(set(stages) - set(config.order))
+        raise UserError(f"--stages names {unknown}; there are: {', '.join(config.order)}")
     for name in config.order:  # what is wrong with a late stage is told before hours of early ones
-        made = stage_config(config, name, workdir)
+        checked = stage_config(config, name, workdir)
         if config.stages[name].command == "train":
-            validate(made, jax.device_count())
-    for name in config.order:
+            validate(checked, jax.device_count())
+    chosen = [name for name in config.order if name in stages or not stages]
+    for i, name in enumerate(chosen):
+        needed = (*config.stages[name].components.values(), *config.stages[name].prepared.values())
+        missing = sorted(n for n in set(needed) - set(chosen[:i]) if not made(config, n, workdir, record))
+        if missing:
+            raise UserError(
+                f"the stage {name} needs {', '.join(missing)}, not made yet: add to --stages, or wait for it"
+            )
+    for name in chosen:
         code = run_stage(config, name, workdir, record)
         if code:
             return code
+    if stages:
+        return 0
     if config.samples:
         draw_samples(config, workdir, record)
     print(f"\nreport: {report.write_report(workdir)}", file=sys.stderr)
@@ -217,9 +261,10 @@ def main(argv: list[str]) -> int:
     def define(values: flags.FlagValues) -> None:
         cli.define_config(values)
         flags.DEFINE_string("workdir", None, "where the stages' folders go", flag_values=values)
+        flags.DEFINE_list("stages", [], "run these alone, no samples, no report", flag_values=values)
 
     values = cli.parse(argv, define, __doc__)
-    return pipeline(cli.required(values, "config"), cli.required(values, "workdir"))
+    return pipeline(cli.required(values, "config"), cli.required(values, "workdir"), values.stages)
 
 
 if __name__ == "__main__":

@@ -190,6 +190,11 @@ class Run:
     def path(self, *parts: str) -> str:
         return os.path.join(self.workdir, *parts)
 
+    def machines(self) -> list[Json]:
+        """What the stages ran on, each once."""
+        found = [self.about.get("hardware"), *(stage.get("hardware") for stage in self.stages)]
+        return list({json.dumps(h): h for h in found if isinstance(h, dict)}.values())
+
     def _samples(self) -> dict[str, Json]:
         """Task folder's name -> {"folder", and what samples.json tells}, in the pipeline's order."""
         places = [stage["dir"] for stage in self.stages if stage.get("kind") == "sample" and "dir" in stage]
@@ -286,13 +291,13 @@ def told(sample: Json) -> str:
 
 
 def header(run: Run, nav: str) -> str:
-    about, hardware = run.about, run.about.get("hardware") or {}
+    about, machines = run.about, run.machines()
     parameters = sum(stage.get("parameters") or 0 for stage in run.trained)
     facts = {
         "from nothing to here": duration(sum(stage.get("seconds") or 0 for stage in run.stages)),
         "networks trained": str(len(run.trained)) if run.trained else "",
         "parameters": charts.short(parameters) if parameters else "",
-        "device": str(hardware.get("device", "")),
+        "device": ", ".join({str(hardware.get("device", "")): None for hardware in machines}),
     }
     tiles = "".join(
         f"<div><dt>{k}</dt><dd{' class=words' * (len(v) > 16)}>{escape(v)}</dd></div>"
@@ -540,14 +545,12 @@ def speed_note(run: Run, folder: str) -> str:
 
 
 def machine(run: Run) -> str:
-    hardware = run.about.get("hardware")
-    if not isinstance(hardware, dict):
-        return ""
-    rows = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in hardware.items())
+    parts = []
+    for hardware in run.machines():
+        rows = "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in hardware.items())
+        parts.append(f'<dl class="machine">{rows}</dl>' if rows else "")
     lead = "What the times above were taken on."
-    return section(
-        "machine", "Machine and versions", lead, f'<dl class="machine">{rows}</dl>' if rows else ""
-    )
+    return section("machine", "Machine and versions", lead, "".join(parts)) if parts else ""
 
 
 def write_report(workdir: str, out: str = "report.html") -> str:

@@ -9,6 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import jax
@@ -74,23 +75,51 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], Any], usage:
     flags.DEFINE_bool("help", False, "show this text", short_name="h", flag_values=values)
     try:
         rest = values(list(argv))[1:]
-    except (flags.Error, ValueError, TypeError, OSError, AttributeError, KeyError, ImportError) as error:
-        text = str(error).strip()
-        if (
-            isinstance(error, AttributeError | KeyError) and error.args
-        ):  # ml_collections', nearest field and all
-            reason = error.args[0]
-            text = f"the config has no field {reason.args[0] if isinstance(reason, KeyError) else reason}"
-        if "Traceback" in text:  # a config file that raised: its last line says what
-            text = f"{text.split(':')[0]}: {text.splitlines()[-1]}"
-        text = " ".join(text.split())
-        raise UserError(f"{text.removeprefix('Error: ')} (--help lists the flags)") from error
+    except (flags.Error, ValueError, TypeError, OSError, AttributeError, LookupError, ImportError) as error:
+        raise UserError(_told(error)) from error
     if values.help:
         print(f"{usage}\n\n{values.main_module_help() or values.get_help()}")
         sys.exit(0)
     if rest:
         raise UserError(f'"{rest[0]}" is not a flag; did you mean --{rest[0].lstrip("-")}?')
     return values
+
+
+# what ml_collections says of a field that is not there
+NO_FIELD = re.compile(r"'([^']+)'(?: Did you mean \"([^\"]+)\")?|.*Attempting to lookup: (\S+)")
+
+
+def _told(error: Exception) -> str:
+    """What was wrong with the flags, in one line."""
+    inner = error.args[0] if error.args else ""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    if isinstance(error, flags.Error):
+        text = str(error)
+        if "Traceback" in text:  # a config file that raised: its last line says what
+            text = f"{text.split(':')[0]}: {text.strip().splitlines()[-1]}"
+        return f"{' '.join(text.split()).removeprefix('Error: ')} (--help lists the flags)"
+    if isinstance(inner, KeyError):
+        inner = repr(inner.args[0]) if "'" not in inner.args[0] else inner.args[0]
+    field = NO_FIELD.match(" ".join(str(inner).split()))
+    if isinstance(error, AttributeError | KeyError) and field:
+        return _no_field(field[1] or field[3], field[2])
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    ours = not place.filename.startswith(os.path.dirname(config_flags.__file__))
+    return f"{place.filename}, line {place.lineno}: {text}" if ours else text
+
+
+def _no_field(name: str, near: str | None) -> str:
+    return f"the config has no field {name!r}" + (f'; did you mean "{near}"?' if near else "")
+
+
+def _look_for(config: ConfigDict, field: str) -> None:
+    """Raises UserError if there is no such field, flat: "optimizer.b1"."""
+    inner: Any = config
+    for name in field.split("."):
+        if not isinstance(inner, ConfigDict) or name not in inner:
+            near = get_close_matches(name, inner, n=1) if isinstance(inner, ConfigDict) else []
+            raise UserError(_no_field(field, near[0] if near else None))
+        inner = inner[name]
 
 
 def define_config(values: flags.FlagValues) -> None:
@@ -125,7 +154,9 @@ def read_config(file: str, overrides: dict[str, Any] | None = None) -> ConfigDic
     try:
         config = module.get_config(arg)
         config.lock()
+        for field in overrides or {}:
+            _look_for(config, field)
         config.update_from_flattened_dict(overrides or {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (UserError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: {' '.join(str(error).split())}") from error
     return config

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from launch.runtime import registry
 from launch.runtime.mesh import mesh_shape
+from launch.runtime.optimizer import DECAY, NAMES, SCHEDULES
 from rcg import json_files
 from rcg.errors import UserError
 from rcg.layers import REMAT_POLICIES
@@ -16,8 +17,10 @@ from rcg.layers import REMAT_POLICIES
 # How a run runs: nothing that it computes depends on these.
 RUNNING = (
     r"mesh\..*|compute\.(attention|scan_layers|remat)|profile\..*|compilation_cache|log_steps|panel_steps|"
-    r"evaluate_steps|checkpoint_steps|keep_checkpoints"
+    r"evaluate_steps|checkpoint_steps|keep_checkpoints|data\.pictures"
 )
+# What a field that an older version did not have was in its runs; one that is not named here: off.
+BEFORE = {"optimizer.name": "adamw", "optimizer.muon_scale": 1.0}
 # What is measured of a run, and the sampling it is measured with: training does not read these.
 MEASURING = r"method\.eval_.*|data\.max_eval_records"
 SAMPLING = {
@@ -83,6 +86,9 @@ def validate(config: ConfigDict, num_devices: int) -> None:
         "compute.attention": ("auto", "einsum", "mapped", "fused"),
         "compute.remat": tuple(REMAT_POLICIES),
         "dropout_rng": ("threefry", "rbg"),
+        "optimizer.name": NAMES,
+        "optimizer.schedule": SCHEDULES,
+        "optimizer.decay": DECAY,
     }
     flat = flatten(config.to_dict())
     for name, allowed in choices.items():
@@ -109,8 +115,8 @@ def save_or_compare(config: ConfigDict, workdir: str, write: bool = True) -> Non
     if os.path.exists(path):
         old = flatten(json_files.read(path, "put it back or use another --workdir"))
         differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
-        # a field that the run's version did not have is off in it
-        differing = [k for k in differing if k in old or new[k] not in ("", 0, None)]
+        # a field that the run's version did not have
+        differing = [k for k in differing if k in old or new[k] not in ("", 0, None, BEFORE.get(k))]
         fixed = [k for k in differing if not may_change(config.experiment, k)]
         if fixed:
             diff = "; ".join(f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in fixed)

@@ -95,7 +95,8 @@ def make_optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformat
     """The optimiser of `config.optimizer` for (abstract) `params`; each group has its own clip and moments.
 
     Raises:
-      UserError: an unknown schedule or decay rule, or a group that matches no parameter.
+      UserError: an unknown optimiser, schedule or decay rule, a `muon_scale` that is not above 0, or a group
+        that matches no parameter.
     """
     base = config.optimizer
     groups = {"default": base}
@@ -104,15 +105,12 @@ def make_optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformat
         settings.update({k: v for k, v in overrides.items() if k != "params"})
         groups[name] = settings
     for name, settings in groups.items():
-        if settings.name not in NAMES:
-            raise UserError(
-                f'optimizer group {name}: name "{settings.name}" is not one of {", ".join(NAMES)}'
-            )
-        if settings.schedule not in SCHEDULES or settings.decay not in DECAY:
-            raise UserError(
-                f"optimizer group {name}: schedule {settings.schedule!r} is one of {SCHEDULES}, "
-                f"decay {settings.decay!r} one of {DECAY}"
-            )
+        for field, allowed in (("name", NAMES), ("schedule", SCHEDULES), ("decay", DECAY)):
+            if settings[field] not in allowed:
+                listed = ", ".join(allowed)
+                raise UserError(f'optimizer group {name}: {field} "{settings[field]}" is not one of {listed}')
+        if settings.muon_scale <= 0:
+            raise UserError(f"optimizer group {name}: muon_scale {settings.muon_scale} must be above 0")
 
     def label(path, _):
         names = (n for n, s in groups.items() if n != "default" and re.search(s.params, path_name(path)))

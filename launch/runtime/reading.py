@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from launch.runtime import registry
-from rcg.data import image_batches
+from rcg.data import cores, image_batches
 
 
 def memory_mib() -> float:
@@ -44,15 +44,14 @@ def measure(config: ConfigDict, records: int) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     if hasattr(batches, "close"):
         batches.close()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rate = total * config.batch_size / seconds
     return {
         "records": total * config.batch_size,
         "bad": bad,
         "seconds": seconds,
         "records_per_second": rate,
-        "records_per_second_and_core": rate / cores,
-        "decoded_mb_per_second_and_core": total * size / seconds / 1e6 / cores,
-        "cores": cores,
+        "records_per_second_and_core": rate / cores(),
+        "decoded_mb_per_second_and_core": total * size / seconds / 1e6 / cores(),
+        "cores": cores(),
         "memory_mib": {"early": early, "end": memory_mib(), "highest": highest},
     }

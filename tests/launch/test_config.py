@@ -90,8 +90,10 @@ def run(*argv):
     [
         (
             ["--config=configs/rcg/rdm.py:runlocal", "--config.optimiser.b1=0.5"],
-            "no field 'optimiser' Did you mean \"optimizer\"",
+            "no field 'optimiser'; did you mean \"optimizer\"?",
         ),
+        (["--config=configs/rcg/rdm.py:runlocal", "--config.batch_size.x=1"], "no field 'batch_size.x'"),
+        (["--config=configs/rcg/vqgan.py", "--config.model.ch_mult[9]=1"], "index out of range"),
         (["--config=configs/rcg/rdm.py:runlocal", "--config.ema.x.y=1"], "no field 'x'"),
         (["--config=configs/rcg/rdm.py:runlocal", "--config.batch_size=many"], "batch_size"),
         (["--config=configs/rcg/nothing.py"], "nothing.py"),
@@ -105,6 +107,18 @@ def test_a_typo_is_one_line_and_status_2(argv, says):
     assert done.returncode == 2, done.stderr
     assert says in done.stderr and "Traceback" not in done.stderr
     assert done.stderr.strip().count("\n") == 0, done.stderr
+
+
+def test_what_is_wrong_in_a_config_file_is_told_with_its_place(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text('def get_config(arg=""):\n    return {}["colour"]\n')
+    done = run(f"--config={path}")
+    assert done.returncode == 2 and done.stderr.strip().endswith("mine.py, line 2: KeyError: 'colour'")
+
+
+def test_a_stages_override_that_is_no_field():
+    with pytest.raises(UserError, match="has no field 'optimizer.lerning_rate'; did you mean .learning_rate"):
+        cli.read_config("configs/rcg/rdm.py", {"optimizer.lerning_rate": 1.0})
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS)
@@ -151,12 +165,13 @@ def test_the_learning_rate_follows_the_batch_until_it_is_set(file, rate):
         assert cli.read_config(file, fields).optimizer.learning_rate == 0.5
 
 
-def test_a_field_that_an_older_version_did_not_have_is_off_in_its_runs(tmp_path):
+@pytest.mark.parametrize("field, value", [("epoch_steps", 5), ("name", "muon"), ("muon_scale", 2.0)])
+def test_a_field_that_an_older_version_did_not_have_is_off_in_its_runs(tmp_path, field, value):
     save_or_compare(config(), str(tmp_path))
     path = tmp_path / "config.json"
     old = json.loads(path.read_text())
-    del old["optimizer"]["epoch_steps"]
+    del old["optimizer"][field]
     path.write_text(json.dumps(old))
-    with pytest.raises(UserError, match="epoch_steps: None -> 5"):
-        save_or_compare(config(**{"optimizer.epoch_steps": 5}), str(tmp_path))
+    with pytest.raises(UserError, match=f"{field}: None -> '?{value}"):
+        save_or_compare(config(**{f"optimizer.{field}": value}), str(tmp_path))
     save_or_compare(config(), str(tmp_path))

@@ -74,9 +74,10 @@ def test_a_group_that_matches_nothing_is_refused():
 
 def test_muon_turns_kernels_by_orthogonal_matrices_and_leaves_the_rest_to_adamw():
     key = jax.random.key(0)
-    kernels = {"a": {"kernel": jax.random.normal(key, (8, 4))}, "conv": {"kernel": jnp.ones((3, 3, 2, 4))}}
+    shapes = {"tall": (8, 4), "wide": (4, 12), "conv": (3, 3, 2, 4)}
+    kernels = {name: {"kernel": jax.random.normal(key, shape)} for name, shape in shapes.items()}
     params = kernels | {"embed_tokens": jnp.ones((5, 4)), "norm": {"bias": jnp.ones((4,))}}
-    keys = iter(jax.random.split(key, 4))
+    keys = iter(jax.random.split(key, 5))
     grads = jax.tree.map(lambda x: jax.random.normal(next(keys), x.shape), params)
     config = training()
     config.optimizer.update(name="muon", learning_rate=1e-2)
@@ -85,9 +86,10 @@ def test_muon_turns_kernels_by_orthogonal_matrices_and_leaves_the_rest_to_adamw(
     plain, _ = adamw.update(grads, adamw.init(params), params)
     for same in ("embed_tokens", "norm"):
         jax.tree.map(np.testing.assert_array_equal, updates[same], plain[same])
-    for name, leaf in (("a", updates["a"]["kernel"]), ("conv", updates["conv"]["kernel"])):
+    for name in shapes:
+        leaf = updates[name]["kernel"]
         values = jnp.linalg.svd(leaf.reshape(-1, leaf.shape[-1]), compute_uv=False)
-        longer = leaf.size / leaf.shape[-1]
+        longer = max(leaf.size / leaf.shape[-1], leaf.shape[-1])
         print(name, values / (1e-2 * 0.2 * longer**0.5))
         # five Newton-Schulz steps bring all singular values near one
         assert np.all(np.abs(values / (1e-2 * 0.2 * longer**0.5) - 1) < 0.4)
@@ -139,4 +141,7 @@ def test_an_optimiser_that_does_not_exist_is_refused():
     config = training()
     config.optimizer.name = "moun"
     with pytest.raises(UserError, match="adamw"):
+        make_optimizer(config, PARAMS)
+    config.optimizer.update(name="muon", muon_scale=0.0)
+    with pytest.raises(UserError, match="muon_scale 0.0 must be above 0"):
         make_optimizer(config, PARAMS)

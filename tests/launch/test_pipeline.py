@@ -1,12 +1,13 @@
 """The whole chain in its tiniest form: train, measure, sample, report; then nothing is left to do."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from ml_collections import ConfigDict
 
 from configs.pipeline import stage
-from launch.pipeline import pipeline
+from launch.pipeline import Record, pipeline, run_stage
 from launch.runtime import cli
 from rcg.errors import UserError
 
@@ -96,8 +97,36 @@ def test_what_a_late_stage_lacks_is_told_before_the_first(tmp_path):
     assert not list(tmp_path.glob("*/"))
 
 
+def test_stages_apart_and_then_all(tmp_path, capfd):
+    config, workdir = tiny(), str(tmp_path)
+    with config.unlocked():
+        config.order, config.samples = ("encoder", "tokenizer", "mage"), ConfigDict()
+        del config.stages.mage.components["rdm"]
+    # two that began before either had ended, as two machines'
+    other = Record(workdir, config)
+    assert pipeline(config, workdir, ["tokenizer"]) == 0
+    assert not (tmp_path / "encoder").exists() and not (tmp_path / "report.html").exists()
+    assert run_stage(config, "encoder", workdir, other) == 0
+    done = [s["name"] for s in json.loads((tmp_path / "pipeline.json").read_text())["stages"]]
+    assert done == ["encoder", "encoder/evaluate", "tokenizer", "tokenizer/evaluate"]
+    # and two that write at the same moment
+    records = [Record(workdir, config) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda i: records[i % 2].add(f"samples/{i}", i, 1.0, kind="sample"), range(40)))
+    assert len(Record(workdir, config).stages) == 4 + 40
+    capfd.readouterr()
+    assert pipeline(config, workdir) == 0
+    assert capfd.readouterr().err.count("is complete at step") == 2
+    assert (tmp_path / "report.html").exists()
+
+
 def test_an_unknown_stage_is_named(tmp_path):
     config = tiny()
+    with pytest.raises(UserError, match="the stage mage needs encoder, rdm, not made yet"):
+        pipeline(config, str(tmp_path), ["tokenizer", "mage"])
+    assert not list(tmp_path.glob("*/"))
+    with pytest.raises(UserError, match="--stages names .'magge'.; there are: encoder, tokenizer, rdm, mage"):
+        pipeline(config, str(tmp_path), ["encoder", "magge"])
     with config.unlocked():
         config.order = ("encoder", "magge")
     with pytest.raises(UserError, match="magge"):

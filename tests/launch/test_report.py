@@ -129,6 +129,16 @@ def test_stages_say_how_far_they_came(workdir):
     assert "abacus" in text and "9.9.9" in text
 
 
+def test_every_machine_of_a_run_is_named_once(workdir):
+    about = json.loads((workdir / "pipeline.json").read_text())
+    del about["hardware"]
+    for stage, device in zip(about["stages"], ("abacus", "abacus", "sand", "abacus"), strict=True):
+        stage["hardware"] = {"device": device, "devices": 1}
+    write_json(workdir / "pipeline.json", about)
+    text = Page(write_report(str(workdir))).text
+    assert text.count("abacus") == 2 and "abacus, sand" in text  # at the top, and among the machines
+
+
 def test_words_of_the_user_are_text(workdir):
     assert "RDM <small>" in Page(write_report(str(workdir))).text
     assert "of all &amp; sundry" in (workdir / "report.html").read_text()
