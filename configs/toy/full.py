@@ -87,7 +87,12 @@ def _full(c: ConfigDict) -> None:
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
         },
-        vae={"total_steps": 1500, "model__block_out_channels": (24, 48, 96)},
+        vae={
+            "total_steps": 1500,
+            "optimizer__name": "muon",
+            "optimizer__muon_scale": 5.0,
+            "model__block_out_channels": (24, 48, 96),
+        },
         sd={"total_steps": 2600, "batch_size": 16},
         encoder={"total_steps": 1200, "data__image_size": 64},
         # 8 x 8 tokens

@@ -1,6 +1,8 @@
-"""The toy kitchen's pictures, drawn once: a config of `data.pictures` reads them.
+"""The toy kitchen's pictures, drawn once: `data.pictures` of other configs, which agree in menu and size.
 
-python -m launch.prepare --config=configs/toy/pictures.py --out=runs/pictures
+    python -m launch.prepare --config=configs/toy/pictures.py --config.data.menu=short --out=runs/pictures
+
+A dish of 64 px takes a thirtieth of a second to draw: as long as small networks need to learn from it.
 """
 
 from ml_collections import ConfigDict
@@ -9,6 +11,7 @@ from configs.common import images, parse_arg
 
 
 def get_config(arg: str = "") -> ConfigDict:
+    """Has no `arg`."""
     parse_arg(arg)
     c = ConfigDict()
     c.experiment = "chef_fusion.pictures"
