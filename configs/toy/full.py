@@ -94,7 +94,12 @@ def _full(c: ConfigDict) -> None:
             "model__block_out_channels": (24, 48, 96),
         },
         sd={"total_steps": 2600, "batch_size": 16},
-        encoder={"total_steps": 1200, "data__image_size": 64},
+        encoder={
+            "total_steps": 1200,
+            "optimizer__name": "muon",
+            "optimizer__muon_scale": 2.0,
+            "data__image_size": 64,
+        },
         # 8 x 8 tokens
         tokenizer={"total_steps": 2500, "data__image_size": 64, "model__ch_mult": (1, 1, 1, 1)},
         rdm={"total_steps": 1200, "data__image_size": 64},
