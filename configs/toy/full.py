@@ -93,7 +93,12 @@ def _full(c: ConfigDict) -> None:
             "optimizer__muon_scale": 5.0,
             "model__block_out_channels": (24, 48, 96),
         },
-        sd={"total_steps": 2600, "batch_size": 16},
+        sd={
+            "total_steps": 2200,
+            "batch_size": 16,
+            "optimizer__name": "muon",
+            "optimizer__muon_scale": 4.0,
+        },
         encoder={
             "total_steps": 1200,
             "optimizer__name": "muon",
@@ -101,14 +106,20 @@ def _full(c: ConfigDict) -> None:
             "data__image_size": 64,
         },
         # 8 x 8 tokens
-        tokenizer={"total_steps": 2500, "data__image_size": 64, "model__ch_mult": (1, 1, 1, 1)},
+        tokenizer={
+            "total_steps": 2500,
+            "optimizer__name": "muon",
+            "optimizer__muon_scale": 2.0,
+            "data__image_size": 64,
+            "model__ch_mult": (1, 1, 1, 1),
+        },
         rdm={"total_steps": 1200, "data__image_size": 64},
         rdm_classes={"total_steps": 1200, "data__image_size": 64},
         recipe_rdm={"total_steps": 1200, "data__image_size": 64},
         mage={"total_steps": 2200, "data__image_size": 64},
         mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
-            "total_steps": 1500,
+            "total_steps": 1000,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",
