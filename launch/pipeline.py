@@ -3,9 +3,10 @@
 Each stage prepares something or trains an experiment in `workdir/<stage>`, on what the stages before it made,
 and measures it; then samples are drawn and one report is written. What is complete is skipped, what was cut
 off goes on. With --stages=lm,clip these stages alone are run: others may run at the same time, elsewhere, in
-the same workdir; the command without it comes last.
+the same workdir; the command without it comes last. --set=lm.total_steps=500 sets a field of a stage.
 """
 
+import ast
 import fcntl
 import json
 import os
@@ -25,7 +26,7 @@ from launch import report, sample
 from launch.evaluate import evaluate
 from launch.prepare import prepare
 from launch.runtime import cli, gallery, registry
-from launch.runtime.config import flatten, validate
+from launch.runtime.config import flatten, put, validate
 from launch.runtime.images import grid, save_png
 from launch.train import train
 from rcg import component, json_files
@@ -114,13 +115,38 @@ def configure(
     if stage.path and not config.get("paths", {}).get(stage.path):
         raise UserError(f"the stage {name} needs data: --config.paths.{stage.path}=<where they are>")
     if stage.overrides.get("data", {}).get("tokenizer") == "":
-        raise UserError(
-            f"the stage {name} needs a tokenizer: --config.stages.{name}.overrides.data.tokenizer=<folder>"
-        )
+        raise UserError(f"the stage {name} needs a tokenizer: --set={name}.data.tokenizer=<folder>")
     path = config.paths[stage.path] if stage.path else config.path
     return cli.read_config(
         stage.config, flatten(stage.overrides.to_dict()) | made | ({"data.path": path} if path else {})
     )
+
+
+def set_fields(config: ConfigDict, assignments: Sequence[str]) -> None:
+    """Sets fields of stages' configs: "lm.optimizer.name=adamw".
+
+    Raises:
+      UserError: no stage of that name, or no value. Fields and types are looked at with the stage's config.
+    """
+    for text in assignments:
+        field, equals, value = text.partition("=")
+        stage, _, rest = field.partition(".")
+        if not (equals and rest) or stage not in config.stages:
+            names = ", ".join(config.order)
+            raise UserError(f"--set={text} is not <stage>.<field>=<value>; the stages are: {names}")
+        nested: dict[str, Any] = {}
+        put(nested, rest, _value(value))
+        overrides = config.stages[stage].overrides
+        with overrides.unlocked(), overrides.ignore_type():
+            overrides.update(nested)
+
+
+def _value(text: str) -> Any:
+    """A number, a truth, a tuple; else the text itself."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text, text)
 
 
 def prepare_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Record) -> int:
@@ -262,9 +288,12 @@ def main(argv: list[str]) -> int:
         cli.define_config(values)
         flags.DEFINE_string("workdir", None, "where the stages' folders go", flag_values=values)
         flags.DEFINE_list("stages", [], "run these alone, no samples, no report", flag_values=values)
+        flags.DEFINE_multi_string("set", [], "<stage>.<field>=<value>", flag_values=values)
 
     values = cli.parse(argv, define, __doc__)
-    return pipeline(cli.required(values, "config"), cli.required(values, "workdir"), values.stages)
+    config = cli.required(values, "config")
+    set_fields(config, values.set)
+    return pipeline(config, cli.required(values, "workdir"), values.stages)
 
 
 if __name__ == "__main__":

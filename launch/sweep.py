@@ -32,7 +32,7 @@ from ml_collections import ConfigDict
 from launch.evaluate import ENCODER_SPACE, evaluate, in_encoder_space
 from launch.pipeline import configure, hardware
 from launch.runtime import charts, cli
-from launch.runtime.config import decides_training, flatten
+from launch.runtime.config import decides_training, flatten, put
 from launch.runtime.page import page
 from launch.train import train
 from rcg import component
@@ -73,11 +73,7 @@ def member_pipeline(config: ConfigDict, member: ConfigDict) -> ConfigDict:
         elif rest == "config":
             stages[stage]["config"] = value
         else:
-            inner = stages[stage]["overrides"]
-            *path, last = rest.split(".")
-            for key in path:
-                inner = inner.setdefault(key, {})
-            inner[last] = value
+            put(stages[stage]["overrides"], rest, value)
     return ConfigDict({"path": config.path, "stages": stages})
 
 

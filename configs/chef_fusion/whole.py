@@ -10,8 +10,7 @@ accelerator take more of everything, as `--config.stages.lm.config=configs/chef_
 
 With `rcg` RCG's networks are trained, too, and can paint for the chef (`--image_decoder=rcg`). With
 `runlocal` all is tiny, minutes on a laptop. With vocabulary=0 the tokenizers are given, as folders of files:
-`--config.stages.lm.overrides.data.tokenizer=<OPT's>` and
-`--config.stages.clip.overrides.data.tokenizer=<CLIP's>`.
+`--set=lm.data.tokenizer=<OPT's>` and `--set=clip.data.tokenizer=<CLIP's>`.
 """
 
 from ml_collections import ConfigDict

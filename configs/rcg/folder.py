@@ -3,7 +3,7 @@
     python -m launch.pipeline --config=configs/rcg/folder.py --config.path=/data/photos --workdir=runs/photos
 
 Sub-folders of `path` are classes; `path/train` and `path/test` are splits where they exist. Steps are set
-for some 100,000 images: fewer images want fewer steps (`--config.stages.mage.overrides.total_steps=...`).
+for some 100,000 images: fewer images want fewer steps (`--set=mage.total_steps=...`).
 """
 
 from ml_collections import ConfigDict

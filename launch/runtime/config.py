@@ -61,6 +61,14 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def put(nested: dict[str, Any], field: str, value: Any) -> None:
+    """Sets "a.b" in a nested dict, made where it is not there."""
+    *path, last = field.split(".")
+    for key in path:
+        nested = nested.setdefault(key, {})
+    nested[last] = value
+
+
 def validate(config: ConfigDict, num_devices: int) -> None:
     """Checks across fields.
 

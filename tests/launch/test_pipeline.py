@@ -7,7 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.pipeline import stage
-from launch.pipeline import Record, pipeline, run_stage
+from launch.pipeline import Record, pipeline, run_stage, set_fields, stage_config
 from launch.runtime import cli
 from rcg.errors import UserError
 
@@ -92,7 +92,7 @@ def test_what_a_late_stage_lacks_is_told_before_the_first(tmp_path):
     with whole.unlocked():
         whole.paths.update(recipes="/data", texts="/data", images="/data")
         whole.stages.lm.overrides.data.tokenizer = "/data/opt"
-    with pytest.raises(UserError, match="clip needs a tokenizer: --config.stages.clip.overrides.data.tok"):
+    with pytest.raises(UserError, match="clip needs a tokenizer: --set=clip.data.tokenizer"):
         pipeline(whole, str(tmp_path))
     assert not list(tmp_path.glob("*/"))
 
@@ -118,6 +118,24 @@ def test_stages_apart_and_then_all(tmp_path, capfd):
     assert pipeline(config, workdir) == 0
     assert capfd.readouterr().err.count("is complete at step") == 2
     assert (tmp_path / "report.html").exists()
+
+
+def test_any_field_of_a_stage_can_be_set():
+    config = cli.read_config("configs/toy/full.py")
+    said = ["clip.optimizer.name=adamw", "lm.total_steps=20", "tokenizer.model.ch_mult=(1, 2)"]
+    set_fields(config, [*said, "sd.compute.scan_layers=true", "sd.optimizer.learning_rate=1"])
+    made = {name: stage_config(config, name, "/runs") for name in ("clip", "lm", "tokenizer", "sd")}
+    assert made["clip"].optimizer.name == "adamw" and made["clip"].total_steps > 100
+    assert made["lm"].total_steps == 20 and made["tokenizer"].model.ch_mult == (1, 2)
+    assert made["sd"].compute.scan_layers is True and made["sd"].optimizer.learning_rate == 1.0
+    for wrong in ("llm.total_steps=20", "lm.total_steps", "lm=20"):
+        with pytest.raises(
+            UserError, match="is not <stage>.<field>=<value>; the stages are: pictures, words"
+        ):
+            set_fields(config, [wrong])
+    set_fields(config, ["lm.totl_steps=20"])
+    with pytest.raises(UserError, match="no field 'totl_steps'; did you mean .total_steps"):
+        stage_config(config, "lm", "/runs")
 
 
 def test_an_unknown_stage_is_named(tmp_path):
