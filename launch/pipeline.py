@@ -3,7 +3,8 @@
 Each stage prepares something or trains an experiment in `workdir/<stage>`, on what the stages before it made,
 and measures it; then samples are drawn and one report is written. What is complete is skipped, what was cut
 off goes on. With --stages=lm,clip these stages alone are run: others may run at the same time, elsewhere, in
-the same workdir; the command without it comes last. --set=lm.total_steps=500 sets a field of a stage.
+the same workdir; the command without it comes last. --jobs=2 does so by itself: two stages at a time, each on
+half of the CPU cores. --set=lm.total_steps=500 sets a field of a stage.
 """
 
 import ast
@@ -25,7 +26,7 @@ from ml_collections import ConfigDict
 from launch import report, sample
 from launch.evaluate import evaluate
 from launch.prepare import prepare
-from launch.runtime import cli, gallery, registry
+from launch.runtime import cli, gallery, jobs, registry
 from launch.runtime.config import flatten, put, validate
 from launch.runtime.images import grid, save_png
 from launch.train import train
@@ -244,15 +245,18 @@ def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
         record.add(f"samples/{name}", inputs, time.perf_counter() - started, **about)
 
 
-def pipeline(config: ConfigDict, workdir: str, stages: Sequence[str] = ()) -> int:
-    """Runs or goes on with all stages, or with `stages` alone; 0, or `cli.STOPPED` after SIGTERM.
+def needs(config: ConfigDict, name: str) -> set[str]:
+    """The stages that must be complete before this one."""
+    stage = config.stages[name]
+    return {*stage.components.values(), *stage.prepared.values()}
+
+
+def choose(config: ConfigDict, workdir: str, stages: Sequence[str], record: Record) -> list[str]:
+    """Looks at the settings of all stages, and says which are to run: all, or `stages`.
 
     Raises:
-      UserError: a stage that is not there, or that can't run with its settings.
+      UserError: a stage that is not there, or that can't run with its settings or without another.
     """
-    workdir = os.path.abspath(workdir)
-    os.makedirs(workdir, exist_ok=True)
-    record = Record(workdir, config)
     unknown = set(config.order) - set(config.stages)
     if unknown:
         raise UserError(f"config.order names {sorted(unknown)}; there are: {', '.join(config.stages)}")
@@ -265,13 +269,25 @@ def pipeline(config: ConfigDict, workdir: str, stages: Sequence[str] = ()) -> in
             validate(checked, jax.device_count())
     chosen = [name for name in config.order if name in stages or not stages]
     for i, name in enumerate(chosen):
-        needed = (*config.stages[name].components.values(), *config.stages[name].prepared.values())
-        missing = sorted(n for n in set(needed) - set(chosen[:i]) if not made(config, n, workdir, record))
+        others = needs(config, name) - set(chosen[:i])
+        missing = sorted(other for other in others if not made(config, other, workdir, record))
         if missing:
             raise UserError(
                 f"the stage {name} needs {', '.join(missing)}, not made yet: add to --stages, or wait for it"
             )
-    for name in chosen:
+    return chosen
+
+
+def pipeline(config: ConfigDict, workdir: str, stages: Sequence[str] = ()) -> int:
+    """Runs or goes on with all stages, or with `stages` alone; 0, or `cli.STOPPED` after SIGTERM.
+
+    Raises:
+      UserError: see `choose`.
+    """
+    workdir = os.path.abspath(workdir)
+    os.makedirs(workdir, exist_ok=True)
+    record = Record(workdir, config)
+    for name in choose(config, workdir, stages, record):
         code = run_stage(config, name, workdir, record)
         if code:
             return code
@@ -283,17 +299,42 @@ def pipeline(config: ConfigDict, workdir: str, stages: Sequence[str] = ()) -> in
     return 0
 
 
+def side_by_side(
+    config: ConfigDict, workdir: str, stages: Sequence[str], count: int, argv: Sequence[str]
+) -> int:
+    """Runs the stages `count` at a time, each by a command of its own on its share of the CPU cores.
+
+    Args:
+      argv: this command's own arguments.
+
+    Raises:
+      UserError: see `choose`; an accelerator, which a stage has for itself.
+    """
+    if jax.default_backend() != "cpu":
+        raise UserError(f"--jobs={count} shares CPU cores; on an accelerator the stages run one by one")
+    chosen = choose(config, os.path.abspath(workdir), stages, Record(workdir, config))
+    command = [sys.executable, "-m", "launch.pipeline", *argv, "--jobs=1"]
+    waits = {name: needs(config, name) for name in chosen}
+    return jobs.run(waits, lambda name: [*command, f"--stages={name}"], os.path.join(workdir, "logs"), count)
+
+
 def main(argv: list[str]) -> int:
     def define(values: flags.FlagValues) -> None:
         cli.define_config(values)
         flags.DEFINE_string("workdir", None, "where the stages' folders go", flag_values=values)
         flags.DEFINE_list("stages", [], "run these alone, no samples, no report", flag_values=values)
+        many = "stages at a time, each on its share of the CPU cores"
+        flags.DEFINE_integer("jobs", 1, many, lower_bound=1, flag_values=values)
         flags.DEFINE_multi_string("set", [], "<stage>.<field>=<value>", flag_values=values)
 
     values = cli.parse(argv, define, __doc__)
-    config = cli.required(values, "config")
+    config, workdir = cli.required(values, "config"), cli.required(values, "workdir")
     set_fields(config, values.set)
-    return pipeline(config, cli.required(values, "workdir"), values.stages)
+    if values.jobs > 1:
+        code = side_by_side(config, workdir, values.stages, values.jobs, argv[1:])
+        if code:
+            return code
+    return pipeline(config, workdir, values.stages)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def _full(c: ConfigDict) -> None:
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 3500,
+            "total_steps": 2500,
             "batch_size": 16,
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
@@ -115,7 +115,7 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 2200, "data__image_size": 64},
         mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
-            "total_steps": 1000,
+            "total_steps": 900,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",

@@ -1,6 +1,8 @@
 """The whole chain in its tiniest form: train, measure, sample, report; then nothing is left to do."""
 
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,6 +11,7 @@ from ml_collections import ConfigDict
 from configs.pipeline import stage
 from launch.pipeline import Record, pipeline, run_stage, set_fields, stage_config
 from launch.runtime import cli
+from rcg import component
 from rcg.errors import UserError
 
 FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
@@ -149,3 +152,38 @@ def test_an_unknown_stage_is_named(tmp_path):
         config.order = ("encoder", "magge")
     with pytest.raises(UserError, match="magge"):
         pipeline(config, str(tmp_path))
+
+
+TEXTS = """
+from ml_collections import ConfigDict
+from configs.pipeline import stage
+
+def get_config(arg=""):
+    c = ConfigDict({"name": "texts", "title": "Texts", "description": "A test.", "path": ""})
+    c.order, c.stages, c.samples = ("words", "lm"), ConfigDict(), ConfigDict()
+    data = {"data__source": "kitchen_texts", "data__num_records": 64}
+    words = "configs/chef_fusion/tokenizer.py:kind=opt"
+    c.stages.words = stage("Tokenizer", words, command="prepare", vocab_size=300, **data)
+    made = {"prepared": {"data__tokenizer": "words"}, "model__vocab_size": 300, **data}
+    c.stages.lm = stage("Language model", "configs/chef_fusion/opt.py:runlocal", **made)
+    return c
+"""
+
+
+def test_stages_side_by_side_end_as_they_do_one_by_one(tmp_path):
+    (tmp_path / "texts.py").write_text(TEXTS)
+
+    def run(folder, *argv):
+        command = [sys.executable, "-m", "launch.pipeline", f"--config={tmp_path / 'texts.py'}"]
+        command += [f"--workdir={tmp_path / folder}", "--set=lm.total_steps=3", *argv]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    one, two = run("one"), run("two", "--jobs=2")
+    assert one.returncode == two.returncode == 0, one.stderr + two.stderr
+    assert "words: done in" in two.stderr and "two/logs/lm.log" in two.stderr
+    assert (tmp_path / "two/report.html").exists()
+    same = [component.describe(str(tmp_path / folder / "lm/component")) for folder in ("one", "two")]
+    assert same[0].content_hash == same[1].content_hash
+    wrong = run("two", "--jobs=2", "--set=lm.data.num_records=-1")
+    assert wrong.returncode == 2 and wrong.stderr.count("error:") == 1, wrong.stderr
+    assert "lm ended with status 2: " in wrong.stderr and "data.num_records: 64 -> -1" in wrong.stderr
