@@ -115,7 +115,7 @@ def _full(c: ConfigDict) -> None:
         mage={"total_steps": 2200, "data__image_size": 64},
         mage_alone={"total_steps": 2200, "data__image_size": 64},
         joints={
-            "total_steps": 900,
+            "total_steps": 650,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",
