@@ -43,7 +43,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "joints",
     )
     c.stages = ConfigDict()
-    picture_stage(c, dishes, size=64)
+    if drawn:
+        picture_stage(c, dishes, size=64)
     seen = {"prepared": DRAWN} if drawn else {}
     chef_stages(c, tiny, dishes, vocabulary=1024, told=dishes, drawn=drawn)
     rcg_stages(c, tiny, data__num_records=dishes, **seen)

@@ -2,7 +2,7 @@
 
     python -m launch.prepare --config=configs/toy/pictures.py --config.data.menu=short --out=runs/pictures
 
-A dish of 64 px takes a thirtieth of a second to draw: as long as small networks need to learn from it.
+A dish of 64 px takes a thirtieth of a second to draw, longer than the small CLIP needs to learn from it.
 """
 
 from ml_collections import ConfigDict

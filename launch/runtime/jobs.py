@@ -58,6 +58,8 @@ def run(needs: Mapping[str, set[str]], command: Callable[[str], list[str]], logs
                 if hasattr(os, "sched_setaffinity"):
                     os.sched_setaffinity(process.pid, cores_of(slot, jobs))
                 running[slot] = name, process, log, time.perf_counter()
+                if stopping:  # SIGTERM came before it was one of them
+                    process.terminate()
                 print(f"{name}: begun, see {log.name}", file=sys.stderr)
             time.sleep(POLL_SECONDS)
             for slot, (name, process, log, begun) in list(running.items()):

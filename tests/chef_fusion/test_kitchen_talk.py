@@ -162,6 +162,7 @@ def test_pictures_drawn_once(tmp_path, monkeypatch):
         kept = kitchen_sets.open_recipes(data(**told, pictures=out), split)
         for i in (0, 5, 13, 23):  # of 5 and 13 the wish is pictured, which was not drawn before
             assert (kept[i]["image"] == plain[i]["image"]).all()
+            assert (kept[i]["image"] == kitchen.draw(kept.dish(i), 16)).all()
     assert any(plain.dish(i) != kitchen.dish(0, i, "train", "short") for i in (5, 13))
     # they are read, not drawn again
     rows = np.load(f"{out}/train.images.npy", mmap_mode="r+")
