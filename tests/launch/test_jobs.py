@@ -48,12 +48,13 @@ def test_what_needs_another_comes_after_it_and_the_rest_beside(tmp_path):
     assert sorted(os.listdir(tmp_path / "logs")) == ["a.log", "b.log", "c.log", "d.log"]
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
-def test_each_has_its_share_of_the_cores(tmp_path):
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_each_has_its_share_of_the_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})  # a test's own process may have one
     assert jobs.run({"a": set(), "b": set()}, script(tmp_path), str(tmp_path / "logs"), 2) == 0
     shares = [set(what[6:].split(",")) for _, what, _ in notes(tmp_path) if what.startswith("cores=")]
     assert len(shares) == 2 and not shares[0] & shares[1]
-    assert shares[0] | shares[1] == set(map(str, os.sched_getaffinity(0)))
+    assert shares[0] | shares[1] == {"0", "1"}
     assert all(jobs.cores_of(slot, 1000) for slot in range(1000))
 
 
