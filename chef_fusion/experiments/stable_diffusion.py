@@ -1,5 +1,6 @@
 """The denoising UNet from nothing, in the latents of a frozen autoencoder, told by a frozen CLIP text encoder
-(Rombach et al. 2022): noise prediction, texts dropped now and then for guidance, EMA."""
+(Rombach et al. 2022): noise prediction, texts dropped now and then for guidance, EMA; errors may be weighed
+by timestep (Min-SNR, Hang et al. 2023)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,13 @@ from chef_fusion.tokenization import CaptionTokenizer
 from rcg.component import Component
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, eval_batches, to_unit, whole
+
+
+def snr_weights(alphas_cumprod: jax.Array, gamma: float) -> jax.Array:
+    """How much a timestep's error of the noise counts [T]: min(SNR, gamma) / SNR, which takes weight from
+    timesteps of little noise (Hang et al. 2023, section 3.4). gamma 0: all alike."""
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    return jnp.minimum(snr, gamma) / snr if gamma else jnp.ones_like(snr)
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
@@ -47,7 +55,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         lambda recipes, split: Texts(recipes, None, tokenizer, target_text=config.data.target_text),
     )
     nothing = jnp.asarray(tokenizer([""]))
+    if method.snr_gamma < 0:
+        raise UserError(
+            f"config.method.snr_gamma {method.snr_gamma} is below 0; at 0 all timesteps count alike"
+        )
     acp = jnp.asarray(schedulers.alphas_cumprod())
+    weights = snr_weights(acp, method.snr_gamma)
 
     def init(rng):
         side = size // sd.vae.factor
@@ -65,7 +78,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         return jax.lax.stop_gradient({"mean": mean, "logvar": logvar})
 
     def noise_loss(params, frozen, batch, rng):
-        """Squared errors [B] of the noise predicted at drawn timesteps."""
+        """Squared errors [B] of the noise predicted at drawn timesteps, and what they count [B]."""
         keys = jax.random.split(rng, 4)
         made = encode(frozen, batch) if "image" in batch else batch
         mean, logvar = made["mean"], made["logvar"]
@@ -78,11 +91,13 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         noise = jax.random.normal(keys[3], latents.shape)
         a = acp[t][:, None, None, None]
         noised = jnp.sqrt(a) * latents + jnp.sqrt(1 - a) * noise
-        return jnp.square(sd.unet.apply({"params": params}, noised, t, context) - noise).mean((1, 2, 3))
+        found = sd.unet.apply({"params": params}, noised, t, context)
+        return jnp.square(found - noise).mean((1, 2, 3)), weights[t]
 
     def loss(params, extra, frozen, batch, rng):
-        value = noise_loss(params, frozen, batch, rng).mean()
-        return value, ({"loss": value}, extra)
+        errors, counts = noise_loss(params, frozen, batch, rng)
+        value = (counts * errors).mean()
+        return value, ({"loss": value, "noise_loss": errors.mean()}, extra)
 
     def paint(params, frozen, ids, rng):
         variables = {"params": {"unet": params, "vae": frozen["vae"]["params"]}}
@@ -120,7 +135,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             real = seen(frozen, to_unit(batch["image"]))
             made = seen(frozen, paint(params, frozen, batch["text_ids"], rng))
             return (
-                noise_loss(params, frozen, batch, rng),
+                noise_loss(params, frozen, batch, rng)[0],
                 (real * made).sum(-1),
                 (real * jnp.roll(made, 1, 0)).sum(-1),
             )

@@ -30,6 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.model.norm_num_groups = 32
     c.method = ConfigDict()
     c.method.drop_text = 0.1  # how often the text is empty, for guidance
+    c.method.snr_gamma = 0.0  # weighs timesteps of little noise down (Min-SNR; 5 is usual); 0: all alike
     c.method.sample_steps = 50
     c.method.scheduler = "pndm"
     c.method.cfg_scale = 7.5

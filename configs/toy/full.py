@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from configs.common import parse_arg
 from configs.toy.kitchen import (
-    CHEF,
     DRAWN,
     chef_stages,
     picture_stage,
@@ -32,23 +31,31 @@ def get_config(arg: str = "") -> ConfigDict:
     c.path = ""
     c.order = (
         *(("pictures",) if drawn else ()),
-        *CHEF,
+        "words",
+        "captions",
+        "clip",
+        "vae",
+        "latents",
+        "sd",
+        "lm",
+        "judge",
         "encoder",
         "tokenizer",
+        "codes",
         "rdm",
         "rdm_classes",
         "mage",
-        "mage_alone",
         "recipe_rdm",
         "joints",
+        "mage_alone",
     )
     c.stages = ConfigDict()
     if drawn:
         picture_stage(c, dishes, size=64)
     seen = {"prepared": DRAWN} if drawn else {}
-    chef_stages(c, tiny, dishes, vocabulary=1024, told=dishes, drawn=drawn)
-    rcg_stages(c, tiny, data__num_records=dishes, **seen)
-    rcg_comparisons(c, tiny, data__num_records=dishes, **seen)
+    chef_stages(c, tiny, dishes, vocabulary=1024, told=dishes, drawn=drawn, coded=True)
+    rcg_stages(c, tiny, coded=True, data__num_records=dishes, **seen)
+    rcg_comparisons(c, tiny, coded=True, data__num_records=dishes, **seen)
     rcg = {"cfg_scale": 2.0, "temperature": 10.0}
     c.samples = ConfigDict()
     c.samples.generate = ConfigDict({"task": "generate", "num": 64} | rcg)
@@ -63,10 +70,18 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def _full(c: ConfigDict) -> None:
     """Pictures of 64 px."""
+    mage = {
+        "total_steps": 5000,
+        "batch_size": 32,
+        "data__image_size": 64,
+        "optimizer__name": "muon",
+        "optimizer__muon_scale": 3.0,
+        "optimizer__schedule": "cosine",
+    }
     settings(
         c,
         lm={
-            "total_steps": 1300,
+            "total_steps": 1700,
             "log_steps": 20,
             "optimizer__name": "muon",  # named here so that it can be set
             "model__hidden_size": 256,
@@ -76,14 +91,14 @@ def _full(c: ConfigDict) -> None:
             "data__length": 512,
         },
         clip={
-            "total_steps": 500,
+            "total_steps": 700,
             "log_steps": 20,
             "optimizer__name": "muon",
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 3500,
+            "total_steps": 2500,
             "batch_size": 16,
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
@@ -95,7 +110,12 @@ def _full(c: ConfigDict) -> None:
             "model__block_out_channels": (24, 48, 96),
         },
         # by AdamW: Muon makes a step of so small a UNet 70 % longer
-        sd={"total_steps": 2600, "batch_size": 16},
+        sd={
+            "total_steps": 4000,
+            "batch_size": 16,
+            "optimizer__learning_rate": 1e-3,
+            "method__snr_gamma": 5.0,
+        },
         encoder={
             "total_steps": 1200,
             "optimizer__name": "muon",
@@ -107,8 +127,9 @@ def _full(c: ConfigDict) -> None:
         rdm={"total_steps": 1200, "data__image_size": 64},
         rdm_classes={"total_steps": 1200, "data__image_size": 64},
         recipe_rdm={"total_steps": 1200, "data__image_size": 64},
-        mage={"total_steps": 2200, "data__image_size": 64},
-        mage_alone={"total_steps": 2200, "data__image_size": 64},
+        codes={"data__image_size": 64},
+        mage=mage,
+        mage_alone=mage,
         joints={
             "total_steps": 2100,
             "optimizer__name": "muon",

@@ -20,35 +20,52 @@ def picture_stage(c: ConfigDict, dishes: int, size: int) -> None:
     )
 
 
-def rcg_stages(c: ConfigDict, arg: str = "", **options: Any) -> None:
-    """RCG's chain."""
+def rcg_stages(c: ConfigDict, arg: str = "", coded: bool = False, **options: Any) -> None:
+    """RCG's chain. coded: MAGE reads a stage "codes" in the pictures' place."""
     options = MENU | options
     variant = f"variant=kitchen{arg}"
     c.stages.encoder = stage("MoCo v3 encoder", f"configs/rcg/moco_v3.py:{variant}", **options)
     c.stages.tokenizer = stage("VQGAN tokenizer", f"configs/rcg/vqgan.py:{variant}", **options)
     c.stages.rdm = stage("RDM", f"configs/rcg/rdm.py:{variant}", {"encoder": "encoder"}, **options)
-    c.stages.mage = stage("MAGE", f"configs/rcg/mage.py:{variant}", FROZEN | {"rdm": "rdm"}, **options)
+    mage = f"configs/rcg/mage.py:{variant}"
+    if coded:
+        computed = {"command": "prepare", "evaluate": False, "batch_size": 64}
+        c.stages.codes = stage("tokens and representations", mage, FROZEN, **options | computed)
+        options = _cached(options, "codes")
+    c.stages.mage = stage("MAGE", mage, FROZEN | {"rdm": "rdm"}, **options)
 
 
-def rcg_comparisons(c: ConfigDict, arg: str = "", **options: Any) -> None:
-    """An RDM that is told the kind of dish, and a MAGE that is told nothing."""
+def rcg_comparisons(c: ConfigDict, arg: str = "", coded: bool = False, **options: Any) -> None:
+    """An RDM that is told the kind of dish, and a MAGE that is told nothing. coded: see `rcg_stages`."""
     variant = f"variant=kitchen{arg}"
     options = MENU | options
     told = {"model__num_classes": 12} | options
     rdm = f"configs/rcg/rdm.py:{variant},conditional"
     c.stages.rdm_classes = stage("RDM for kinds of dish", rdm, {"encoder": "encoder"}, **told)
-    alone = {"model__conditioning": "none"} | options
+    alone = {"model__conditioning": "none"} | (_cached(options, "codes") if coded else options)
     c.stages.mage_alone = stage("MAGE, told nothing", f"configs/rcg/mage.py:{variant}", FROZEN, **alone)
 
 
+def _cached(options: dict[str, Any], stage_name: str) -> dict[str, Any]:
+    """The options of a stage that reads what `stage_name` computed."""
+    return options | {"prepared": options.get("prepared", {}) | {"data__cache": stage_name}}
+
+
 def chef_stages(
-    c: ConfigDict, arg: str, dishes: int, vocabulary: int, told: int, drawn: bool = False
+    c: ConfigDict,
+    arg: str,
+    dishes: int,
+    vocabulary: int,
+    told: int,
+    drawn: bool = False,
+    coded: bool = False,
 ) -> None:
     """ChefFusion's tokenizers, backbones and joints, the judge, and RCG's RDM for recipes.
 
     Args:
       dishes: how many pictures to train on. told: of how many dishes the language model reads.
       drawn: whether there is a stage "pictures".
+      coded: the UNet reads a stage "latents" in the pictures' place.
     """
     small = f"variant=small{arg}"
     texts = {"data__source": "kitchen_texts", "data__num_records": told} | MENU
@@ -86,13 +103,13 @@ def chef_stages(
         data__source="kitchen",
         **dish,
     )
-    c.stages.sd = stage(
-        "Stable Diffusion's UNet",
-        f"configs/chef_fusion/stable_diffusion.py:{small}",
-        {"clip": "clip", "vae": "vae"},
-        prepared=made,
-        **recipes,
-    )
+    unet = f"configs/chef_fusion/stable_diffusion.py:{small}"
+    before, reads = {"clip": "clip", "vae": "vae"}, {"prepared": made, **recipes}
+    if coded:
+        computed = {"command": "prepare", "evaluate": False, "batch_size": 64}
+        c.stages.latents = stage("latents", unet, before, **reads | computed)
+        reads = _cached(reads, "latents")
+    c.stages.sd = stage("Stable Diffusion's UNet", unet, before, **reads)
     c.stages.recipe_rdm = stage(
         "RDM for recipes",
         f"configs/chef_fusion/recipe_rdm.py:variant=kitchen{arg}",

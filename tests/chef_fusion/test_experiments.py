@@ -1,5 +1,6 @@
 """The backbones' own training, and that of the joints: each learns, and what it exports is what it learnt."""
 
+import copy
 import dataclasses
 import json
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from chef_fusion.backbones import clip, published
-from chef_fusion.backbones.stable_diffusion import pipeline, vae
+from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, vae
+from chef_fusion.experiments import stable_diffusion as sd_experiment
 from configs.chef_fusion import clip as clip_config
 from configs.chef_fusion import opt as opt_config
 from configs.chef_fusion import stable_diffusion as sd_config
@@ -160,6 +162,16 @@ def from_scaled(params, by):
     return jax.tree.map(np.asarray, scaled(params, jnp.float32(by)))
 
 
+def test_weights_of_timesteps():
+    """Min-SNR: the noise's error times this is the clean latents' error times min(SNR, gamma), so a step's
+    weight never rises as its noise falls; where there is much noise nothing changes."""
+    acp = jnp.asarray(schedulers.alphas_cumprod())
+    snr, made = acp / (1 - acp), sd_experiment.snr_weights(acp, 5.0)
+    np.testing.assert_allclose(made * snr, np.minimum(snr, 5.0), rtol=1e-6)
+    assert (np.diff(made) >= 0).all() and made[0] < 0.01 and (made[snr <= 5] == 1).all()
+    np.testing.assert_array_equal(sd_experiment.snr_weights(acp, 0.0), 1)
+
+
 def test_latent_diffusion(parts, tmp_path):
     """Learns, and exports a Stable Diffusion with the frozen parts in it, whose UNet diffusers reads."""
     autoencoder = component.load(parts["stable_diffusion"])
@@ -177,7 +189,14 @@ def test_latent_diffusion(parts, tmp_path):
     c.components.update(clip=parts["vision"], vae=str(tmp_path / "vae"))
     c.total_steps, c.log_steps, c.optimizer.learning_rate = 40, 10, 2e-3
     lines = run(c, tmp_path / "sd")
-    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert lines[-1]["loss"] == lines[-1]["noise_loss"] < lines[0]["loss"]
+    weighed = copy.deepcopy(c)
+    weighed.method.snr_gamma, weighed.total_steps = 5.0, 10
+    first = run(weighed, tmp_path / "weighed")[0]
+    assert 0 < first["loss"] < first["noise_loss"]
+    weighed.method.snr_gamma = -1.0
+    with pytest.raises(UserError, match="snr_gamma -1.0 is below 0"):
+        run(weighed, tmp_path / "refused")
     made = component.load(str(tmp_path / "sd/component"), "stable_diffusion")
     assert made.tokenizer and pipeline.build(made.architecture).max_tokens == 12
     text = component.load(parts["vision"]).variables["params"]["text"]

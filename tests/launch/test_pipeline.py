@@ -19,13 +19,16 @@ FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
 
 def tiny() -> ConfigDict:
     c = ConfigDict({"name": "tiny", "title": "Tiny", "description": "A test.", "path": ""})
-    c.order = ("encoder", "tokenizer", "rdm", "mage")
+    c.order = ("encoder", "tokenizer", "codes", "rdm", "mage")
     c.stages = ConfigDict()
     options = {"batch_size": 16, "compute__attention": "einsum"}
     c.stages.encoder = stage("Encoder", "configs/rcg/moco_v3.py:runlocal", **options)
     c.stages.tokenizer = stage("Tokenizer", "configs/rcg/vqgan.py:runlocal", **options)
     c.stages.rdm = stage("RDM", "configs/rcg/rdm.py:runlocal", {"encoder": "encoder"}, **options)
-    c.stages.mage = stage("MAGE", "configs/rcg/mage.py:runlocal", FROZEN | {"rdm": "rdm"}, **options)
+    mage = "configs/rcg/mage.py:runlocal"
+    c.stages.codes = stage("Codes", mage, FROZEN, command="prepare", evaluate=False, **options)
+    options["prepared"] = {"data__cache": "codes"}
+    c.stages.mage = stage("MAGE", mage, FROZEN | {"rdm": "rdm"}, **options)
     c.samples = ConfigDict()
     c.samples.generate = ConfigDict({"task": "generate", "num": 4, "mage_steps": 2, "rdm_steps": 5})
     c.samples.reconstruct = ConfigDict({"task": "reconstruct", "images": 3, "num": 2, "mage_steps": 2})
@@ -103,7 +106,7 @@ def test_what_a_late_stage_lacks_is_told_before_the_first(tmp_path):
 def test_stages_apart_and_then_all(tmp_path, capfd):
     config, workdir = tiny(), str(tmp_path)
     with config.unlocked():
-        config.order, config.samples = ("encoder", "tokenizer", "mage"), ConfigDict()
+        config.order, config.samples = ("encoder", "tokenizer", "codes", "mage"), ConfigDict()
         del config.stages.mage.components["rdm"]
     # two that began before either had ended, as two machines'
     other = Record(workdir, config)
