@@ -44,3 +44,11 @@ def stage(
             "overrides": nested,
         }
     )
+
+
+def settings(c: ConfigDict, **stages: dict[str, Any]) -> None:
+    """Overrides of a pipeline's stages: `settings(c, lm={"total_steps": 100, "model__hidden_size": 64})`."""
+    for name, fields in stages.items():
+        held = c.stages[name].overrides
+        with held.ignore_type():
+            held.update(stage("", "", **fields).overrides)

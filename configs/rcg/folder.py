@@ -1,22 +1,29 @@
-"""RCG on a folder of one's own images, at 256 px with the paper's base networks: for an accelerator.
+"""RCG on a folder of one's own images.
 
     python -m launch.pipeline --config=configs/rcg/folder.py --config.path=/data/photos --workdir=runs/photos
+    python -m launch.pipeline --config=configs/rcg/folder.py:variant=small ...    # 32 px, on a CPU
 
-Sub-folders of `path` are classes; `path/train` and `path/test` are splits where they exist. Steps are set
-for some 100,000 images: fewer images want fewer steps (`--set=mage.total_steps=...`).
+Variants: base, 256 px with the paper's base networks, for an accelerator; small, as on CIFAR-10, an estimated
+hour on two CPU cores. Sub-folders of `path` are classes; `path/train` and `path/test` are splits where they
+exist. Steps are set for some 100,000 images: fewer images want fewer steps (`--set=mage.total_steps=...`).
 """
 
 from ml_collections import ConfigDict
 
-from configs.pipeline import stage
+from configs.common import parse_arg
+from configs.pipeline import settings, stage
+from configs.rcg import cifar10
 
 FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """Takes no argument."""
-    if arg:
-        raise ValueError(f'configs/rcg/folder.py takes no argument, not "{arg}"')
+    """`arg`: variant=base|small."""
+    arg = parse_arg(arg, variant="base")
+    if arg.variant not in ("base", "small"):
+        raise ValueError(f'variant "{arg.variant}" is not one of base, small')
+    if arg.variant == "small":
+        return _small()
     c = ConfigDict()
     c.name = "folder"
     c.title = "RCG on a folder of images"
@@ -52,4 +59,13 @@ def get_config(arg: str = "") -> ConfigDict:
     c.samples.guided = ConfigDict({"task": "generate", "num": 64, "cfg_scale": 1.0})
     c.samples.reconstruct = ConfigDict({"task": "reconstruct", "images": 2, "num": 8})
     c.samples.interpolate = ConfigDict({"task": "interpolate", "images": 2, "num": 8})
+    return c
+
+
+def _small() -> ConfigDict:
+    c = cifar10.get_config()
+    c.name = "folder"
+    c.title = "RCG on a folder of images"
+    c.description = "New 32 x 32 images by the method of the RCG paper, every network trained here."
+    settings(c, **{name: {"data__source": "folder"} for name in c.order})
     return c

@@ -10,7 +10,8 @@ RCG learns to make up dishes, ChefFusion to read recipes off pictures and to pai
 from ml_collections import ConfigDict
 
 from configs.common import parse_arg
-from configs.toy.kitchen import CHEF, chef_stages, rcg_stages, settings
+from configs.pipeline import settings
+from configs.toy.kitchen import chef_stages, rcg_stages
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -36,7 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "New dishes by the method of the RCG paper: no labels, no download, every network trained here."
         )
         return c
-    c.order += (*CHEF, "recipe_rdm", "joints")
+    c.order += ("words", "captions", "lm", "clip", "judge", "vae", "sd", "recipe_rdm", "joints")
     c.samples.gallery = ConfigDict({"task": "gallery", "stage": "joints", "num": 6})
     chef_stages(c, "", dishes=2000, vocabulary=1024, told=6000)
     settings(

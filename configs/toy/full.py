@@ -9,14 +9,8 @@ encoder, tokenizer, RDMs and MAGE; then ChefFusion's joints; and scores all of i
 from ml_collections import ConfigDict
 
 from configs.common import parse_arg
-from configs.toy.kitchen import (
-    DRAWN,
-    chef_stages,
-    picture_stage,
-    rcg_comparisons,
-    rcg_stages,
-    settings,
-)
+from configs.pipeline import settings
+from configs.toy.kitchen import DRAWN, chef_stages, picture_stage, rcg_comparisons, rcg_stages
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -9,7 +9,6 @@ from configs.pipeline import stage
 FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
 MENU = {"data__menu": "short"}  # 12 kinds of dish
 DRAWN = {"data__pictures": "pictures"}  # what reads the stage "pictures"
-CHEF = ("words", "captions", "lm", "clip", "judge", "vae", "sd")  # before RCG's stages, and "joints" after
 
 
 def picture_stage(c: ConfigDict, dishes: int, size: int) -> None:
@@ -131,11 +130,3 @@ def chef_stages(
         method__rescale_rows=False,
         **recipes | {"data__source": "kitchen_talk"},
     )
-
-
-def settings(c: ConfigDict, **stages: dict[str, Any]) -> None:
-    """Overrides of stages: `settings(c, lm={"total_steps": 100, "model__hidden_size": 64})`."""
-    for name, fields in stages.items():
-        held = c.stages[name].overrides
-        with held.ignore_type():
-            held.update(stage("", "", **fields).overrides)

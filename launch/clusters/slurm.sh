@@ -1,5 +1,6 @@
 #!/bin/bash
-# A Slurm pod of GPUs: sbatch launch/clusters/slurm.sh --config=configs/rcg/mage.py:base --workdir=/shared/runs/mage
+# A Slurm pod of GPUs: sbatch launch/clusters/slurm.sh --config=configs/rcg/moco_v3.py:variant=base \
+#     --config.data.path=/shared/photos --workdir=/shared/runs/encoder
 #
 # One process a GPU; they find each other through what Slurm puts into their environment.
 #SBATCH --job-name=train

@@ -78,7 +78,7 @@ def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], Any], usage:
     except (flags.Error, ValueError, TypeError, OSError, AttributeError, LookupError, ImportError) as error:
         raise UserError(_told(error)) from error
     if values.help:
-        print(f"{usage}\n\n{values.main_module_help() or values.get_help()}")
+        print(f"{usage}\n\n{values.get_help()}")
         sys.exit(0)
     if rest:
         raise UserError(f'"{rest[0]}" is not a flag; did you mean --{rest[0].lstrip("-")}?')
@@ -140,7 +140,7 @@ def required(values: flags.FlagValues, name: str) -> Any:
 
 
 def read_config(file: str, overrides: dict[str, Any] | None = None) -> ConfigDict:
-    """`"configs/rcg/rdm.py:small"` and flat overrides -> locked ConfigDict, as --config would give it.
+    """`"configs/rcg/rdm.py:variant=small"` and flat overrides -> locked ConfigDict, as by --config.
 
     Raises:
       UserError: no such file, an unknown field, a value of another type.

@@ -41,7 +41,8 @@ class Seen:
 
 
 def open_set(path: str, source: str = "", split: str = "") -> Any:
-    """A source of images: a folder, an npz with arr_0 (the ADM suite's), or a data set.
+    """A source of images: a folder, an npz with arr_0 (the ADM suite's), or a data set. Of a folder that
+    `launch.sample` wrote, its samples, not the grid of them.
 
     Raises:
       UserError: nothing of the kind there.
@@ -50,7 +51,8 @@ def open_set(path: str, source: str = "", split: str = "") -> Any:
         data = image_fields(path, source)
         return open_source(data, split or "test")
     if os.path.isdir(path):
-        return ImageFolder(path, split)
+        sampled = os.path.exists(os.path.join(path, "samples.json"))
+        return ImageFolder(path, split, leave_out=("grid.png",) if sampled else ())
     try:
         with np.load(path) as file:
             if "arr_0" not in file:

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from glob import escape, glob
 from typing import Any, Protocol
 
@@ -110,12 +110,14 @@ class ImageFolder:
     """Image files under `path/<split>`, or under `path` if that has no splits.
 
     The folders right below are the classes, in alphabetical order over all splits; files lie in them at
-    any depth. Without such folders every label is 0. Hidden files and folders are left out.
+    any depth. Without such folders every label is 0. Hidden files and folders are left out, and those of the
+    files right below that `leave_out` names.
     """
 
-    def __init__(self, path: str, split: str = ""):
+    def __init__(self, path: str, split: str = "", leave_out: Collection[str] = ()):
         self._root = self._find(path, split)
         self._files, others = self._walk()
+        self._files = [name for name in self._files if name not in leave_out]
         loose = [os.sep not in name for name in self._files]
         if self._files and all(loose):
             self.label_names, self._labels = ("all",), np.zeros(len(self._files), np.int32)

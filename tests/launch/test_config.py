@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from chef_fusion.kitchen import bases
 from configs.common import parse_arg, training
+from launch import sample, train
 from launch.pipeline import stage_config
 from launch.runtime import cli
 from launch.runtime.config import save_or_compare, validate
@@ -21,8 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "kmeans", "rdm", "mage")]
 CHEF = ("opt", "clip", "vae", "stable_diffusion", "joints", "judge", "recipe_rdm")
 EXPERIMENTS += [f"configs/chef_fusion/{name}.py" for name in CHEF]
-PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py", "configs/toy/demo.py:rcg"]
+PIPELINES = ["configs/rcg/cifar10.py", "configs/rcg/folder.py"]
 PIPELINES += [
+    "configs/rcg/folder.py:variant=small",
+    "configs/toy/demo.py:rcg",
     "configs/toy/demo.py",
     "configs/toy/full.py",
     "configs/toy/full.py:runlocal",
@@ -114,6 +117,16 @@ def test_what_is_wrong_in_a_config_file_is_told_with_its_place(tmp_path):
     path.write_text('def get_config(arg=""):\n    return {}["colour"]\n')
     done = run(f"--config={path}")
     assert done.returncode == 2 and done.stderr.strip().endswith("mine.py, line 2: KeyError: 'colour'")
+
+
+@pytest.mark.parametrize(
+    "module, flags", [(train, ("config", "workdir", "dry_run", "devices")), (sample, ("image", "strength"))]
+)
+def test_help_lists_the_flags(module, flags, capsys):
+    with pytest.raises(SystemExit) as ended:
+        module.main(["it", "--help"])
+    shown = capsys.readouterr().out
+    assert not ended.value.code and all(re.search(rf"--(\[no\])?{flag}:", shown) for flag in flags)
 
 
 def test_a_stages_override_that_is_no_field():

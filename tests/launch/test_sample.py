@@ -13,6 +13,7 @@ from PIL import Image
 
 import rcg
 from launch import sample
+from launch.runtime import comparing
 from launch.runtime.images import to_uint8
 from rcg.errors import UserError
 from tests.rcg import tiny_chain
@@ -56,6 +57,7 @@ def test_generate(folder, tmp_path):
     np.testing.assert_array_equal(images, to_uint8(rcg.generate(model, jax.random.key(3), 8, **settings)))
     told, *_ = run(folder, tmp_path, "--num=4", "--seed=3", "--batch_size=4")  # leaves no old picture behind
     assert told["samples"] == 4
+    assert len(comparing.open_set(str(tmp_path))) == 4  # what launch.evaluate --images measures: not the grid
 
 
 def test_class_conditional(folder, tmp_path):
