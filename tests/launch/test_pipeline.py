@@ -13,6 +13,7 @@ from launch.pipeline import Record, pipeline, run_stage, set_fields, stage_confi
 from launch.runtime import cli
 from rcg import component
 from rcg.errors import UserError
+from tests.launch import several
 
 FROZEN = {"encoder": "encoder", "tokenizer": "tokenizer"}
 
@@ -179,7 +180,7 @@ def test_stages_side_by_side_end_as_they_do_one_by_one(tmp_path):
     def run(folder, *argv):
         command = [sys.executable, "-m", "launch.pipeline", f"--config={tmp_path / 'texts.py'}"]
         command += [f"--workdir={tmp_path / folder}", "--set=lm.total_steps=3", *argv]
-        return subprocess.run(command, capture_output=True, text=True)
+        return subprocess.run(command, capture_output=True, text=True, env=several.environment(devices=1))
 
     one, two = run("one"), run("two", "--jobs=2")
     assert one.returncode == two.returncode == 0, one.stderr + two.stderr

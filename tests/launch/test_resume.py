@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.launch import several
+
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 160
 
@@ -55,7 +57,7 @@ def command(photos: Path, workdir: Path, *more: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return several.environment(devices=1)
 
 
 def run(argv: list[str]) -> subprocess.CompletedProcess:
