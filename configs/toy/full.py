@@ -117,7 +117,13 @@ def _full(c: ConfigDict) -> None:
             "data__image_size": 64,
         },
         # 8 x 8 tokens
-        tokenizer={"total_steps": 2500, "data__image_size": 64, "model__ch_mult": (1, 1, 1, 1)},
+        tokenizer={
+            "total_steps": 2500,
+            "optimizer__name": "muon",
+            "optimizer__muon_scale": 2.0,
+            "data__image_size": 64,
+            "model__ch_mult": (1, 1, 1, 1),
+        },
         rdm={"total_steps": 1200, "data__image_size": 64},
         rdm_classes={"total_steps": 1200, "data__image_size": 64},
         recipe_rdm={"total_steps": 1200, "data__image_size": 64},
