@@ -131,7 +131,7 @@ def _full(c: ConfigDict) -> None:
         mage=mage,
         mage_alone=mage,
         joints={
-            "total_steps": 1500,
+            "total_steps": 1300,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",
