@@ -156,6 +156,9 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
         assert needed <= set(config.order[: config.order.index(name)])
         for field, made_by in config.stages[name].prepared.items():
             assert stage[field.split("__")[0]][field.split("__")[1]] == f"/runs/{made_by}"
+        if "data__cache" in config.stages[name].prepared:  # computed of what this stage would read
+            made = stage_config(config, config.stages[name].prepared.data__cache, "/runs")
+            assert stage.data.to_dict() | {"cache": ""} == made.data.to_dict()
         if "menu" in stage.data and path.startswith("configs/toy/"):  # all stages cook the same
             assert stage.data.menu == "short"
             if stage.experiment == "rcg.rdm":
@@ -166,6 +169,8 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
             made = stage_config(config, "tokenizer", "/runs")
             side = stage.data.image_size >> (len(made.model.ch_mult) - 1)
             assert (stage.model.num_tokens, stage.model.codebook_size) == (side**2, made.model.codebook_size)
+    prepared = {name for name in config.order if config.stages[name].command == "prepare"}
+    assert prepared <= {by for stage in config.stages.values() for by in stage.prepared.values()}, "unread"
 
 
 @pytest.mark.parametrize(

@@ -147,10 +147,12 @@ def test_any_field_of_a_stage_can_be_set():
 
 def test_an_unknown_stage_is_named(tmp_path):
     config = tiny()
-    with pytest.raises(UserError, match="the stage mage needs encoder, rdm, not made yet"):
+    with pytest.raises(UserError, match="the stage mage needs codes, encoder, rdm, not made yet"):
         pipeline(config, str(tmp_path), ["tokenizer", "mage"])
     assert not list(tmp_path.glob("*/"))
-    with pytest.raises(UserError, match="--stages names .'magge'.; there are: encoder, tokenizer, rdm, mage"):
+    with pytest.raises(
+        UserError, match="--stages names .'magge'.; there are: encoder, tokenizer, codes, rdm"
+    ):
         pipeline(config, str(tmp_path), ["encoder", "magge"])
     with config.unlocked():
         config.order = ("encoder", "magge")
