@@ -152,6 +152,7 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
         if config.stages[name].command == "train":
             validate(stage, 1)
         assert stage.data.path == f"/data/{config.stages[name].path}".rstrip("/")
+        assert stage.data.source == "folder" or not path.startswith("configs/rcg/folder.py")
         needed = {*config.stages[name].prepared.values(), *config.stages[name].components.values()}
         assert needed <= set(config.order[: config.order.index(name)])
         for field, made_by in config.stages[name].prepared.items():
