@@ -9,7 +9,7 @@ from chef_fusion import recipes
 from chef_fusion.data import RecipeSet
 from chef_fusion.kitchen import Dish, KitchenSource, open_source, partition, picture, read
 from chef_fusion.kitchen import recipe as record_of
-from chef_fusion.kitchen.talk import Change, change, note, painted, question, wish
+from chef_fusion.kitchen.talk import Change, change, note, painted, plan, question, wish
 from chef_fusion.recipes import Recipe
 from chef_fusion.texts import Documents
 
@@ -66,8 +66,8 @@ class KitchenRecipes(RecipeSet):
 
 
 class KitchenTalk(KitchenRecipes):
-    """The same with conversations: of eight records four are recipes, one a recipe that was asked for, one a
-    recipe that was changed, and two are questions about a photo, after which no picture comes."""
+    """The same with conversations: of sixteen records eleven are recipes, two recipes that were asked for,
+    one a recipe that was changed, and two are questions about a photo, after which no picture comes."""
 
     def _random(self, i: int) -> Random:
         return Random(f"{self._kitchen.seed}/{self._kitchen.split}/{i}/talk")
@@ -75,7 +75,7 @@ class KitchenTalk(KitchenRecipes):
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - as long-lived as the set
     def _change(self, i: int) -> Change | None:
         """What the second turn of record i asks for."""
-        if i % 8 != 5:
+        if i % 16 != 13:
             return None
         split = self._kitchen.split
         return change(self._kitchen.dish(i), self._random(i), lambda dish: partition(dish) == split)
@@ -91,14 +91,14 @@ class KitchenTalk(KitchenRecipes):
         return {"image": picture(changed.dish, self._kitchen.image_size), "label": photo}
 
     def pictured(self, i: int) -> bool:
-        return i % 8 < 6
+        return i % 16 < 14
 
     def text(self, i: int) -> str:
         first, r = self._kitchen.dish(i), self._random(i)
         caption = recipes.caption(self.recipe(i))
-        if i % 8 < 4:
+        if i % 16 < 11:
             return caption
-        if i % 8 >= 6:
+        if i % 16 >= 14:
             said, answer = question(first, r)
             return turn(said, answer)
         changed = self._change(i)
@@ -121,7 +121,7 @@ def open_recipes(data: ConfigDict, split: str) -> KitchenRecipes:
 
 def open_texts(data: ConfigDict, split: str) -> Documents:
     """What a language model of the kitchen reads: recipes, often after a note of what is on the plate (where
-    a photo will stand), and conversations."""
+    a photo will stand), conversations, and lists of what is on a plate that is changed."""
     kitchen = open_source(data, split)
 
     def allowed(dish: Dish) -> bool:
@@ -137,8 +137,9 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
             texts += [note(dish, r)] * (kind > 0)
             texts.append(caption if kind < 4 else turn(*question(dish, r)) + "\n")
             continue
+        texts.append("\n".join(turn(*said) for said in plan(dish, r, allowed)) + "\n")
         said = turn(wish(dish, r), caption)
-        changed = change(dish, r, allowed) if kind > 4 else None
+        changed = change(dish, r, allowed)
         if changed:
             # where a picture stood: what was said counts, not what was painted
             seen = f" {painted(dish, r, allowed)}" if r.random() < 0.5 else ""

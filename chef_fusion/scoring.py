@@ -74,7 +74,7 @@ def score(
     Args:
       samples: at most so many held-out recipes, evenly spaced.
       painting: see `generate.paint`; None: no pictures.
-      target_text: what plain Stable Diffusion is told, see `recipes.TARGETS`.
+      target_text: what the joints learnt to stand for, see `recipes.TARGETS`.
       rcg: settings of `rcg.generate.generate_from`, where RCG paints too.
       judge: images -> (kind of dish, ingredients) of each, as `RecipeSet.read` names them.
 
@@ -82,7 +82,9 @@ def score(
       name -> {"value", "samples"}. `i2t_*`: recipes written from photos; `retrieval_*`: the recipe of the
       nearest of at most RETRIEVABLE training photos; `random_*`: that of another held-out photo.
       `t2i_clip_similarity`: of generated with real pictures; `sd_...` of those that the image generator
-      makes of the text by itself; `rcg_...` of those that RCG makes of the same [IMG] states;
+      makes by itself of the same recipe, as far as its text encoder reads; `target_...`, where the target
+      text is another, of those that it makes of that: what the joints imitate, so all they can reach;
+      `rcg_...` of those that RCG makes of the same [IMG] states;
       `random_...` of those that the joints make of another recipe. `*_trained_parameters`: what was trained
       over the frozen networks, the joints, for RCG also its RDM. `decision_accuracy`: how often a picture
       comes after a text exactly if it should. Where dishes are of kinds, `*_base_accuracy`; with a judge
@@ -135,14 +137,21 @@ def score(
         trained = parameters(chef.params)
         results |= {"t2i_trained_parameters": trained, "sd_trained_parameters": 0}
         results["t2i_images_per_second"] = speed(lambda: generate.paint(chef, states[:8], key, **painting))
-        told = [held_out.target_text(i, target_text) for i in numbers]
-        plain = generate.paint(chef, None, key, embeddings=generate.text_states(chef, told), **painting)
-        mine, other = (clip_features(chef, list(side))[1] for side in (made, plain))
-        results["t2i_clip_similarity"] = float(metrics.cosine(mine, projected).mean())
-        results["sd_clip_similarity"] = float(metrics.cosine(other, projected).mean())
-        results["random_clip_similarity"] = float(metrics.cosine(np.roll(mine, 1, axis=0), projected).mean())
+        told = {"sd": texts, "target": [held_out.target_text(i, target_text) for i in numbers]}
+        if told["target"] == texts:
+            del told["target"]
+        sides = {"t2i": made} | {
+            name: generate.paint(chef, None, key, embeddings=generate.text_states(chef, words), **painting)
+            for name, words in told.items()
+        }
+        for name, side in sides.items():
+            features = clip_features(chef, list(side))[1]
+            results[f"{name}_clip_similarity"] = float(metrics.cosine(features, projected).mean())
+            if name == "t2i":
+                other = float(metrics.cosine(np.roll(features, 1, axis=0), projected).mean())
+                results["random_clip_similarity"] = other
         decided = decisions(chef, held_out, samples, key, batch_size)
-        sides = {"t2i": made, "sd": plain, "real": images}
+        sides["real"] = images
         if chef.rcg is not None:
             sides["rcg"] = generate.paint_rcg(chef, states, key, **rcg)
             of_rcg = clip_features(chef, list(sides["rcg"]))[1]

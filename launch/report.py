@@ -124,6 +124,7 @@ SPELLINGS = {
     "f1": "F1",
     "clip": "CLIP",
     "sd": "Stable Diffusion",
+    "target": "Stable Diffusion by target texts,",
     "rcg": "RCG",
 }
 ASIDE = {"grad_norm", "param_norm", "learning_rate"}  # curves for those who look for them

@@ -10,6 +10,7 @@ from rcg.errors import UserError
 
 WISHES = ("I would like {}.", "How do I make {}?", "Give me a recipe for {}.", "Tell me how to cook {}.")
 OMISSIONS = ("Now without {}.", "Please leave out the {}.", "The same without {}.", "I don't have {}.")
+PLANS = ("What goes into {}?", "I will make {}. What do I need?", "List what is in {}.")
 SWAPS = ("With {1} instead of {0}.", "Can I take {1} in place of {0}?", "I have {1}, but no {0}.")
 ADDITIONS = ("Add {}.", "And with {} too?", "Now with {} on it.", "I want {} as well.")
 RIGHTLY = 0.6  # how often a picture shows an ingredient as it was told, of a painter that still learns
@@ -72,6 +73,27 @@ def change(dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish:
             if allowed(made.dish):
                 return made
     return None
+
+
+def plan(
+    dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish: True, changes: int = 3
+) -> list[tuple[str, str]]:
+    """A dish that is asked for and changed again and again: (what is said, what is then on the plate).
+
+    Little else than the changes: what a wish does to a list is learnt from far fewer words than whole recipes
+    have.
+    """
+
+    def plate() -> str:
+        return f"{dish.base}: {', '.join(dish.ingredients)}."  # in a recipe's order
+
+    turns = [(r.choice(PLANS).format(f"{dish.base} with {listed(_shuffled(dish.ingredients, r))}"), plate())]
+    for _ in range(changes):
+        changed = change(dish, r, allowed)
+        if changed:
+            dish = changed.dish
+            turns.append((changed.said, plate()))
+    return turns
 
 
 def question(dish: Dish, r: Random) -> tuple[str, str]:

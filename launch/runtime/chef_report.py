@@ -35,7 +35,8 @@ TABLES = (
         {
             "t2i": "ChefFusion",
             "rcg": "ChefFusion, painted by RCG",
-            "sd": "Stable Diffusion from the text alone",
+            "sd": "Stable Diffusion, told the recipe",
+            "target": "Stable Diffusion, told what it learnt from",
             "random": "another recipe's picture",
             "real": "the real pictures",
         },

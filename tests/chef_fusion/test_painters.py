@@ -125,11 +125,11 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
     for prefix in ("i2t", "retrieval", "random"):
         for name in ("sacrebleu", "sacrebleu_as_published", "rouge2", "ingredient_f1", "base_accuracy"):
             assert results[f"{prefix}_{name}"]["samples"] == 4
-    for name in ("t2i", "sd", "rcg", "random"):
+    for name in ("t2i", "sd", "target", "rcg", "random"):
         assert -1 <= results[f"{name}_clip_similarity"]["value"] <= 1
     assert results["perplexity"]["value"] == pytest.approx(np.exp(results["l_r"]["value"]))
     assert set(chef.Recipe._fields) <= set(c.method.keys())  # every choice is a field of the config
-    for name in ("t2i", "sd", "rcg", "real"):
+    for name in ("t2i", "sd", "target", "rcg", "real"):
         assert 0 <= results[f"{name}_picture_base_accuracy"]["value"] <= 1
         assert 0 <= results[f"{name}_picture_ingredient_f1"]["value"] <= 1
     for name in ("i2t_base_accuracy", "decision_accuracy", "picture_where_wanted", "picture_where_not"):
