@@ -47,7 +47,7 @@ def read_arguments(folder: str) -> dict[str, Any]:
         raise UserError(f"{path}: text_fc_mode {mode} on layers {layers}; supported is {MODES[0]} on [-1]")
     if first and first != list(range(first[0], first[0] + len(first))):
         raise UserError(f"{path}: the ids of the [IMG] tokens, {first}, do not follow one another")
-    return {"image_first": first[0]} if first else {}
+    return {"image_first": first[0], "num_image_tokens": len(first)} if first else {}
 
 
 def convert(
@@ -65,6 +65,11 @@ def convert(
         arrays = {name.removeprefix("module."): array for name, array in arrays.items()}
     own = dict(arrays)
     given = dict(architecture or {})
+    for name, value in given.items():
+        if name not in model.FIELDS:
+            raise UserError(f"--architecture: no field '{name}'; there are {', '.join(model.FIELDS)}")
+        if not isinstance(value, int) or (value < 1 and name != "tied"):
+            raise UserError(f"--architecture: {name}={value!r} is not a whole number above 0")
     try:
         fields = model.architecture_of(own)
     except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
@@ -74,7 +79,7 @@ def convert(
             f"are: {names}"
         ) from error
     fields |= given
-    kept = int(given.get("num_image_tokens", 8))
+    kept = given.get("num_image_tokens", 8)
     if fields["num_image_tokens"] != kept or len(own[ROWS]) != kept:  # all rows of a training checkpoint
         if len(own[ROWS]) < kept:
             raise UserError(f"{source}: {ROWS} has {len(own[ROWS])} rows, fewer than the {kept} [IMG] tokens")

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -482,7 +483,7 @@ def json_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
                 if not isinstance(record, dict):
                     raise UserError(f"{path}, line {number} is no JSON object")
                 yield number, record
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise UserError(f"{path} can't be read ({error})") from error
 
 
@@ -532,7 +533,9 @@ class Texts:
         if self.language is not None:
             longest = self.max_tokens
             if self.buckets and "mask" not in batch:
-                longest = max(self._edges[self._bucket_of[i]] for i in numbers)
+                # not of what stands in for a bad photo: other processes' batches are as long as this
+                drawn = [i for i, bad in zip(numbers, batch["bad"], strict=True) if not bad]
+                longest = max(self._edges[self._bucket_of[i]] for i in drawn or numbers)
             made = [self.language.example(self.recipes.text(i), longest) for i in numbers]
             found["tokens"] = np.stack([row for row, _ in made])
             found["length"] = np.array([length for _, length in made], np.int32)
@@ -560,7 +563,13 @@ def recipe_dataset(
     def dataset(
         split: str, batch_size: int, seed: int, shard_index: int, shard_count: int
     ) -> grain.IterDataset:
-        found, told = source(split), made(split)
+        found = source(split)
+        if not isinstance(found, RecipeSet):
+            raise UserError(
+                f'config.data.source "{data.source}" has no recipes; take one of recipe1m, recipe_tsv, '
+                "recipe_jsonl, recipes_kitchen"
+            )
+        told = made(split)
         batches = image_batches(
             found,
             data,

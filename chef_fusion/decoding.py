@@ -121,7 +121,7 @@ class State(flax.struct.PyTreeNode):
       length: int32 [B], how many of them are a row's own: after its end comes padding.
       seen: bool [B, V], for the repetition penalty; [B, 0] without.
       words, images: int32 [B], free choices and pictures so far. run: int32 [B], the [IMG] token that must
-        come next; 0: none. done: bool [B].
+        come next; 0: none. done: bool [B]; complete: bool [B], and not because there was no more room.
     """
 
     cache: list[KeysValues]
@@ -138,6 +138,7 @@ class State(flax.struct.PyTreeNode):
     images: Array
     run: Array
     done: Array
+    complete: Array
 
 
 def bucket(length: int, limit: int) -> int:
@@ -183,6 +184,7 @@ def start(
         images=none,
         run=none,
         done=jnp.zeros(B, bool),
+        complete=jnp.zeros(B, bool),
     )
 
 
@@ -260,6 +262,7 @@ def feed(
     )
     hidden = hidden[:, 0]
     own = ~state.done
+    stopped = own & ~forced & (token[:, None] == stop).any(1)
     seen = state.seen
     if seen.shape[1]:
         seen = seen.at[jnp.arange(len(token)), token].max(own)
@@ -276,7 +279,8 @@ def feed(
         words=state.words + (own & ~forced),
         images=pictures,
         run=run,
-        done=state.done | ((token[:, None] == stop).any(1) & ~forced),
+        done=state.done | stopped,
+        complete=state.complete | stopped,
     )
 
 
@@ -305,8 +309,12 @@ def advance(
     """
 
     def ended(state: State) -> State:
-        enough = (state.words >= max_words) | (images.ends & (state.images >= images.max_images))
-        return state.replace(done=state.done | (enough & (state.run == 0)))
+        free = state.run == 0
+        pictured = free & images.ends & (state.images >= images.max_images)
+        full = free & (state.words >= max_words)
+        return state.replace(
+            done=state.done | pictured | full, complete=state.complete | (~state.done & pictured & ~full)
+        )
 
     def go_on(state: State) -> Array:
         return (state.count < jnp.minimum(limit, state.tokens.shape[1])) & ~state.done.all()

@@ -107,6 +107,8 @@ def load(
     if image_decoder not in DECODERS:
         raise UserError(f'image_decoder "{image_decoder}" is not one of {", ".join(DECODERS)}')
     paths = dict(find(source) if isinstance(source, str) else source)
+    for name in paths.keys() - KINDS.keys():
+        raise UserError(f"ChefFusion has no component {name!r}; there are {', '.join(KINDS)}")
     if not images or image_decoder != "stable_diffusion":
         paths.pop("stable_diffusion", None)
     for name in ("joints", "lm", "vision"):
@@ -233,9 +235,14 @@ def prompt_ids(chef: Chef, prompt: Sequence[Part]) -> list[int | tuple[int, int]
 
 
 def begin(
-    chef: Chef, prompts: Sequence[Sequence[Part]], max_words: int, settings: Sampling
-) -> tuple[decoding.State, int]:
-    """Runs prompts: (state to `decoding.advance` from, how many tokens may be written).
+    chef: Chef,
+    prompts: Sequence[Sequence[Part]],
+    max_words: int,
+    settings: Sampling,
+    max_images: int = 1,
+) -> tuple[decoding.State, int, int]:
+    """Runs prompts: (state to `decoding.advance` from, how many words may be chosen, how many tokens written:
+    of a picture's [IMG] tokens one is chosen).
 
     Raises:
       UserError: an empty prompt, or one that leaves no room in the context.
@@ -253,7 +260,8 @@ def begin(
             f"context is {chef.context}; shorten it"
         )
     T = decoding.bucket(longest, chef.context)
-    room = decoding.bucket(words + m, chef.context)
+    most = min(words + min(max_images, words) * (m - 1), chef.context - longest)
+    room = decoding.bucket(most, chef.context)
     k = chef.model.joints.num_visual_tokens
     ids = np.full((len(rows), T), chef.language.pad, np.int32)
     slots = np.full((len(rows), T), -1, np.int32)
@@ -286,7 +294,7 @@ def begin(
         jnp.asarray(seen),
         room=room,
     )
-    return state, words
+    return state, words, most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,7 +304,7 @@ class Draft:
     Attributes:
       ids: its tokens. pieces: its text, cut where pictures come: one more than pictures.
       states: [n, m, E], the last hidden states of each run of [IMG] tokens.
-      complete: whether it came to an end by itself.
+      complete: whether it came to an end by itself, and was not cut off.
     """
 
     ids: tuple[int, ...]
@@ -325,7 +333,9 @@ def drafts_of(chef: Chef, state: decoding.State) -> list[Draft]:
         states = [hidden[row, s : s + m] for s in starts]
         empty = np.zeros((0, m, hidden.shape[-1]), np.float32)
         drafts.append(
-            Draft(tuple(map(int, ids)), pieces, np.stack(states) if states else empty, bool(state.done[row]))
+            Draft(
+                tuple(map(int, ids)), pieces, np.stack(states) if states else empty, bool(state.complete[row])
+            )
         )
     return drafts
 
@@ -357,12 +367,12 @@ def stream(
         if len(ids) != 1:
             raise UserError(f"stop text {text!r} is {len(ids)} tokens, not one")
         ends += ids
-    state, words = begin(chef, prompts, max_words, settings)
+    state, words, most = begin(chef, prompts, max_words, settings, int(images.max_images))
     rows = chef.model.rows(chef.params)
     stops = jnp.tile(jnp.array(ends, jnp.int32), (len(prompts), 1))
     limit = 0
     while True:
-        limit += chunk
+        limit = min(limit + chunk, most)
         state = decoding.advance(
             chef.model.lm,
             chef.frozen["lm"],
@@ -377,7 +387,7 @@ def stream(
             pad_id=chef.language.pad,
         )
         yield drafts_of(chef, state)
-        if bool(state.done.all()) or int(state.count) >= state.tokens.shape[1] or int(state.count) < limit:
+        if bool(state.done.all()) or int(state.count) >= most:
             return
 
 

@@ -43,12 +43,14 @@ def clip_features(chef: Chef, images: list[Any], batch_size: int = 32) -> tuple[
     return np.concatenate(pooled), np.concatenate(projected)
 
 
-def photos_of(found: RecipeSet, numbers: list[int]) -> tuple[list[Any], list[int]]:
-    """The first photo of each recipe, and whose they are: damaged ones are left out."""
+def photos_of(
+    found: RecipeSet, numbers: list[int], keep: Callable[[Any], Any] = lambda photo: photo
+) -> tuple[list[Any], list[int]]:
+    """`keep` of the first photo of each recipe, and whose they are: damaged ones are left out."""
     images, kept = [], []
     for i in numbers:
         try:
-            images.append(decode(found[found.choose(i, 0.0)]["image"]))
+            images.append(keep(decode(found[found.choose(i, 0.0)]["image"])))
             kept.append(i)
         except (DecodeError, OSError):
             continue
@@ -125,7 +127,9 @@ def score(
 
     pooled, projected = clip_features(chef, images)
     known = min(RETRIEVABLE, training.num_recipes)
-    theirs, owners = photos_of(training, [i * training.num_recipes // known for i in range(known)])
+    # full-size photos of so many would not fit into memory
+    small = functools.partial(generate.to_pixels, chef)
+    theirs, owners = photos_of(training, [i * training.num_recipes // known for i in range(known)], small)
     closest = metrics.nearest(pooled, clip_features(chef, theirs)[0])
     put("retrieval", [recipes.caption(training.recipe(owners[i])) for i in closest])
     put("random", references[1:] + references[:1])

@@ -70,13 +70,14 @@ class Settings:
 
 
 def content_of(message: Message) -> list[Part]:
-    """A message's parts; a string alone is one.
+    """A message's parts; a string or an image alone is one.
 
     Raises:
       UserError: parts that are neither text nor image, or nothing from the user.
     """
     content = message.get("content")
-    parts = [content] if isinstance(content, str) else list(content or ())
+    alone = isinstance(content, (str, np.ndarray)) or hasattr(content, "convert")
+    parts = [content] if alone else list(content or ())
     parts = [part for part in parts if not (isinstance(part, str) and not part.strip())]
     if message.get("role") not in ("user", "assistant"):
         raise UserError(f'a message\'s role is "user" or "assistant", not {message.get("role")!r}')
@@ -97,7 +98,7 @@ def task_of(messages: Sequence[Message]) -> str:
         return "dialogue"
     if photos:
         return "it2t" if texts else "i2t"
-    return "t2ti" if texts[0].startswith(recipes.TITLE) else "dialogue"
+    return "t2ti" if texts and texts[0].startswith(recipes.TITLE) else "dialogue"
 
 
 def prompt_of(messages: Sequence[Message], task: str) -> list[Part]:
@@ -111,7 +112,8 @@ def prompt_of(messages: Sequence[Message], task: str) -> list[Part]:
     if task not in TASKS:
         raise UserError(f'task "{task}" is not one of {", ".join(TASKS)}')
     last = messages[-1]
-    if task in ("i2t", "it2t") and not last.get("content"):
+    content = last.get("content")
+    if task in ("i2t", "it2t") and (content is None or (isinstance(content, (str, list)) and not content)):
         raise UserError(f"the task {task} ({TASKS[task]}) needs an image: --image=<file>")
     parts = content_of(last)
     photos = [part for part in parts if not isinstance(part, str)]

@@ -43,6 +43,8 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
     Raises:
       UserError: nothing there, or a record that is neither.
     """
+    if data.eval_every < 1:
+        raise UserError(f"config.data.eval_every {data.eval_every} is below 1")
     files: list[str] = []
     for part in filter(None, data.path.split(",")):
         part = os.path.expanduser(part)
@@ -78,6 +80,8 @@ def documents(found: Documents | RecipeSet) -> Documents:
     """Of a set of recipes the captions."""
     if isinstance(found, Documents):
         return found
+    if not isinstance(found, RecipeSet):
+        raise UserError("config.data.source has no texts; take texts, kitchen_texts, or one of recipes")
     return Documents([found.text(i) for i in range(found.num_recipes)], found.name(0))
 
 

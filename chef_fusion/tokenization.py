@@ -45,7 +45,11 @@ class LanguageTokenizer:
 
     @classmethod
     def load(cls, folder: str, image_first: int, num_image_tokens: int) -> "LanguageTokenizer":
-        return cls(load(folder), image_first, num_image_tokens)
+        made = load(folder)
+        for name in ("bos", "eos", "pad"):
+            if getattr(made, f"{name}_token_id") is None:
+                raise UserError(f"the tokenizer at {folder} has no {name} token; OPT's has bos, eos and pad")
+        return cls(made, image_first, num_image_tokens)
 
     @property
     def vocabulary(self) -> int:

@@ -11,7 +11,6 @@ Tokens appear as they are written; pictures are saved under --out and named. A l
 """
 
 import dataclasses
-import json
 import os
 import re
 import sys
@@ -31,7 +30,13 @@ class Conversation:
     def __init__(self, chef: Any, settings: tasks.Settings, out: str, seed: int):
         self.chef, self.settings, self.out, self.seed = chef, settings, out, seed
         self.reset()
-        self.pictures = 0
+        self.pictures = self._first_free()
+
+    def _first_free(self) -> int:
+        """Pictures of an earlier conversation stay."""
+        names = os.listdir(self.out) if os.path.isdir(self.out) else []
+        found = [re.match(r"(\d{3,})_\d+\.png$", name) for name in names]
+        return max((int(match.group(1)) + 1 for match in found if match), default=0)
 
     def reset(self) -> None:
         self.messages: list[dict[str, Any]] = []
@@ -72,9 +77,7 @@ class Conversation:
             for message in self.messages
         ]
         path = os.path.join(self.out, "conversation.json")
-        os.makedirs(self.out, exist_ok=True)
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(turns, f, indent=2, ensure_ascii=False)
+        answering.write_json(path, turns)
         return path
 
 
@@ -109,14 +112,17 @@ def main(argv: list[str]) -> int:
         define_in = {"flag_values": values}
         flags.DEFINE_string("workdir", None, "a ChefFusion run's or pipeline's folder", **define_in)
         flags.DEFINE_string("out", "chat", "folder for pictures", **define_in)
-        flags.DEFINE_integer("seed", 0, "decides every draw", **define_in)
+        cli.define_seed(values)
         flags.DEFINE_float("temperature", 0.0, "of the words, 0: the likeliest", **define_in)
-        flags.DEFINE_float("cfg_scale", 7.5, "guidance of pictures", **define_in)
+        scale = "guidance of pictures, by default 7.5, RCG's 0"
+        flags.DEFINE_float("cfg_scale", None, scale, **define_in)
         flags.DEFINE_enum("dtype", "auto", ["auto", "float32", "bfloat16"], "to compute in", **define_in)
         answering.define(values)
 
     values = cli.parse(argv, define, __doc__)
     settings = answering.settings(values)
+    if settings.strength != 1:
+        raise UserError("a conversation's pictures begin from nothing: --strength is for launch.sample's t2i")
     talk = Conversation(answering.load(values), settings, values.out, values.seed)
     asks = sys.stdin.isatty()
 
@@ -132,6 +138,8 @@ def main(argv: list[str]) -> int:
             return 0
         except UserError as error:  # a slip of the hand ends no conversation
             print(f"error: {error}", file=sys.stderr)
+        except UnicodeDecodeError:
+            print("error: that line is not UTF-8", file=sys.stderr)
 
 
 if __name__ == "__main__":

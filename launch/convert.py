@@ -2,12 +2,13 @@
 
     python -m launch.convert --kind=rcg.mage --source=mage-l.pth --out=runs/mage
 
---kind is rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder, rcg.inception (FID's network), chef_fusion (also GILL's),
-or one of those that transformers and diffusers publish as folders: opt, clip, vae (Stable Diffusion's
-autoencoder alone), stable_diffusion. A file may hold several networks (the official MAGE files have the
-encoder and the tokenizer in them): --kind says which is wanted, and every array of the file is accounted for,
-or nothing is written. --source is a file, or owner/name/file on the Hugging Face hub; a folder, or
-owner/name. A tokenizer in the folder goes along; one from elsewhere with --text_tokenizer.
+--kind is rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder, rcg.inception (FID's network), rcg.lpips (the perceptual
+distance: the state dict of `lpips.LPIPS(net="vgg")`), chef_fusion (also GILL's), or one of those that
+transformers and diffusers publish as folders: opt, clip, vae (Stable Diffusion's autoencoder alone),
+stable_diffusion. A file may hold several networks (the official MAGE files have the encoder and the tokenizer
+in them): --kind says which is wanted, and every array of the file is accounted for, or nothing is written.
+--source is a file, or owner/name/file on the Hugging Face hub; a folder, or owner/name. A tokenizer in the
+folder goes along; one from elsewhere with --text_tokenizer.
 
     python -m launch.convert --export --source=runs/mage --out=mage.safetensors \\
         --encoder=runs/encoder --tokenizer=runs/tokenizer
@@ -71,6 +72,7 @@ def file_hash(path: str) -> str:
 def import_component(values: flags.FlagValues, staging: str) -> component.Component:
     """The component of the file or folder that the flags name; `staging`: a folder for tokenizer files."""
     kind = cli.required(values, "kind")
+    refuse_unused(kind, values)
     if kind in backbones.KINDS:
         return import_backbone(kind, values, staging)
     if kind == "chef_fusion":
@@ -89,6 +91,16 @@ def import_component(values: flags.FlagValues, staging: str) -> component.Compon
     )
     made.provenance["sha256"] = file_hash(path)
     return made
+
+
+def refuse_unused(kind: str, values: flags.FlagValues) -> None:
+    """Raises UserError: a flag is given that the import of this kind would not heed."""
+    ours = kind in published.CODE
+    takes = {"architecture": ours or kind == "chef_fusion", "text_tokenizer": kind in backbones.KINDS}
+    takes |= {"strip_prefix": ours, "widen": ours, "add_prefix": False, "encoder": False, "tokenizer": False}
+    for name, heeded in takes.items():
+        if values[name].value and not heeded:
+            raise UserError(f"--{name} has no meaning for importing {kind}; see --help")
 
 
 def import_backbone(kind: str, values: flags.FlagValues, staging: str) -> component.Component:

@@ -13,9 +13,11 @@ precision and recall.
 Both stream, and go on where they were cut off; of the runs only MAGE's.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterable
 from glob import escape, glob
 
@@ -59,15 +61,23 @@ def write_results(workdir: str, results: dict[str, dict]) -> str:
     """Merges `results` into workdir/results.json, which is replaced whole; returns its path."""
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "results.json")
-    merged = {}
-    if os.path.exists(path):
-        with open(path) as f:
-            merged = json.load(f)
-    staging = path + ".incomplete"
-    with open(staging, "w") as f:
-        json.dump(merged | results, f, indent=2)
-    os.replace(staging, path)
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # two splits may be measured at the same time
+        merged = read_results(workdir)
+        staging = path + ".incomplete"
+        with open(staging, "w") as f:
+            json.dump(merged | results, f, indent=2)
+        os.replace(staging, path)
+    finally:
+        os.close(folder)
     return path
+
+
+def read_results(workdir: str) -> dict[str, dict]:
+    """What was measured before; raises UserError if that is damaged."""
+    path = os.path.join(workdir, "results.json")
+    return json_files.read(path, "put it back or take it away") if os.path.exists(path) else {}
 
 
 def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -> dict[str, dict]:
@@ -81,6 +91,7 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
         config = ConfigDict(config.to_dict())
         config.data.eval_split = split
     validate(config, jax.device_count())
+    read_results(out or workdir)  # damage is told before hours of measuring
     use_compilation_cache(config, workdir)
     checkpoints = Checkpoints(workdir, read_only=True) if os.path.isdir(workdir) else None
     step = checkpoints and checkpoints.latest()
@@ -91,14 +102,22 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
     folder = out or workdir
     os.makedirs(folder, exist_ok=True)
     partial = os.path.join(folder, f"evaluate.{inputs(setup, step)}.partial.npz")
+    forget(folder, [partial])
     results = evaluate_state(setup, state, setup.load_frozen(), partial)
     if split:
         results = {f"{split}/{name}": result for name, result in results.items()}
     if jax.process_index() == 0:
         write_results(folder, results)
-        for path in glob(os.path.join(escape(folder), "evaluate.*.partial.npz")):  # of other steps, too
-            os.remove(path)
+        if os.path.exists(partial):
+            os.remove(partial)
     return results
+
+
+def forget(folder: str, kept: Iterable[str]) -> None:
+    """Takes away what evaluations of other steps or settings left, not today's: that may be another's."""
+    for path in glob(os.path.join(escape(folder), "evaluate.*.partial.npz")):
+        if path not in kept and time.time() - os.path.getmtime(path) > 24 * 3600:
+            os.remove(path)
 
 
 def inputs(setup: Setup, step: int) -> str:
@@ -131,6 +150,19 @@ def evaluate_images(values: flags.FlagValues) -> dict[str, dict]:
     return results
 
 
+OF_IMAGES = ("reference", "reference_source", "reference_split", "features", "image_size", "keep")
+OF_IMAGES += ("save_statistics",)
+
+
+def refuse_unused(values: flags.FlagValues) -> None:
+    """Raises UserError: a flag is given that would not be heeded."""
+    others = ("workdir", "split", "config") if values.images else OF_IMAGES
+    for name in others:
+        if values[name].value:
+            what = "measures a run, but --images=... other images" if values.images else "needs --images=..."
+            raise UserError(f"--{name} {what}; see --help")
+
+
 def main(argv: list[str]) -> int:
     def define(values: flags.FlagValues) -> None:
         cli.define_config(values)
@@ -153,6 +185,7 @@ def main(argv: list[str]) -> int:
 
     values = cli.parse(argv, define, __doc__)
     processes.join(values)
+    refuse_unused(values)
     if values.images:
         results = evaluate_images(values)
     else:

@@ -27,7 +27,7 @@ from launch import report, sample
 from launch.evaluate import evaluate
 from launch.prepare import prepare
 from launch.runtime import cli, gallery, jobs, registry
-from launch.runtime.config import flatten, put, validate
+from launch.runtime.config import flatten, measured_with, put, validate
 from launch.runtime.images import grid, save_png
 from launch.train import train
 from rcg import component, json_files
@@ -190,14 +190,26 @@ def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Reco
             batch_size=config.batch_size,
             parameters=made and int(parameter_overview.count_parameters(made.variables)),
         )
-    if code == 0 and stage.evaluate and not record.done(f"{name}/evaluate", made.content_hash):
+    if code or not stage.evaluate:
+        return code
+    inputs = measured(config, made)
+    there = os.path.exists(os.path.join(folder, "results.json"))
+    if not (there and record.done(f"{name}/evaluate", inputs)):
         started = time.perf_counter()
         for key, result in sorted(evaluate(config, folder).items()):
             print(f"   {key:32} {result['value']:.6g}", file=sys.stderr)
         seconds = time.perf_counter() - started
         about = {"kind": "evaluate", "title": f"measure {stage.title}", "dir": name}
-        record.add(f"{name}/evaluate", made.content_hash, seconds, **about)
+        record.add(f"{name}/evaluate", inputs, seconds, **about)
     return code
+
+
+def measured(config: ConfigDict, made: component.Component) -> list[Any]:
+    """All that the measurements of a stage depend on, as JSON has it."""
+    named = {
+        k: component.describe(path).content_hash for k, path in config.get("components", {}).items() if path
+    }
+    return [made.content_hash, measured_with(config), named]
 
 
 def made(config: ConfigDict, name: str, workdir: str, record: Record) -> bool:
@@ -223,9 +235,11 @@ def draw_samples(config: ConfigDict, workdir: str, record: Record) -> None:
         save_png(os.path.join(real, f"{index:02d}.png"), images[index].astype(np.float32) / 255)
     for name, settings in config.samples.items():
         inputs = [hashes, settings.to_dict()]
-        if record.done(f"samples/{name}", inputs):
-            continue
+        if settings.task == "gallery":
+            inputs.append(measured_with(stage_config(config, settings.stage, workdir)))
         out = os.path.join(workdir, "samples", name)
+        if os.path.isdir(out) and record.done(f"samples/{name}", inputs):
+            continue
         argv = ["sample", f"--workdir={workdir}", f"--out={out}"]
         for key, value in settings.items():
             if key == "images":  # this many held-out real images

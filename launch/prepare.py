@@ -30,6 +30,7 @@ from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.kitchen import pictures
 from chef_fusion.tokenization import CaptionTokenizer
 from launch.runtime import cached, cli, registry
+from launch.runtime.config import validate
 from launch.runtime.setup import prepare as prepare_setup
 from rcg import component
 from rcg.data import array_records, cores, encoded
@@ -115,6 +116,7 @@ def make_cache(config: ConfigDict, out: str, views: int) -> None:
     """
     with config.unlocked():
         config.data.cache = ""
+    validate(config, jax.device_count())
     setup = prepare_setup(config)
     if setup.experiment.encode is None:
         raise UserError(f"{config.experiment} has nothing that is computed beforehand")

@@ -153,11 +153,38 @@ def read_back(out: str, count: int) -> np.ndarray:
 
 
 def clear(out: str) -> None:
-    """Takes away what an earlier call wrote, so that the folder holds this one's images only."""
-    if os.path.exists(os.path.join(out, "samples.json")):
-        for name in os.listdir(out):
-            if NUMBERED.fullmatch(name):
-                os.remove(os.path.join(out, name))
+    """Takes away what an earlier call wrote, whole or in part, so that the folder holds this one's images
+    only; and marks them as such.
+
+    Raises:
+      UserError: the folder can't be written to.
+    """
+    about = os.path.join(out, "samples.json")
+    begun = about + ".incomplete"
+    try:
+        if os.path.exists(about) or os.path.exists(begun):
+            for name in os.listdir(out):
+                if NUMBERED.fullmatch(name) or name in ("grid.png", "samples.json"):
+                    os.remove(os.path.join(out, name))
+        os.makedirs(out, exist_ok=True)
+        open(begun, "w").close()
+    except OSError as error:
+        raise UserError(f"can't write to --out={out} ({error.strerror}); name another folder") from error
+
+
+def refuse_unused(values: flags.FlagValues, task: str) -> None:
+    """Raises UserError: a flag is given that this task would not heed."""
+    tasks = {
+        "num": NUM,
+        "batch_size": NUM,
+        "labels": ("class_conditional",),
+        "standardise": ("interpolate",),
+        "prompt": chef.TASKS,
+        "image": ("reconstruct", "interpolate", *chef.TASKS),
+    }
+    for name, those in tasks.items():
+        if values[name].value and task not in those:
+            raise UserError(f"--{name} has no meaning for --task={task}; it is for {', '.join(those)}")
 
 
 def of_rcg(values: flags.FlagValues) -> None:
@@ -178,8 +205,8 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_integer("num", 0, f"how many (of each); by default {NUM}", lower_bound=0, **define_in)
         flags.DEFINE_multi_string("image", [], "an image file; may be given more than once", **define_in)
         flags.DEFINE_list("labels", [], "classes, as 0,1,2", **define_in)
-        flags.DEFINE_integer("seed", 0, "decides every draw", **define_in)
-        scale = "guidance, 0: off; by default 0 for RCG, 7.5 for ChefFusion's pictures"
+        cli.define_seed(values)
+        scale = "guidance; by default 7.5 for ChefFusion's pictures (1: off), 0 for RCG (0: off)"
         flags.DEFINE_float("cfg_scale", None, scale, **define_in)
         flags.DEFINE_integer("rdm_steps", 250, "DDIM steps", **define_in)
         flags.DEFINE_float("eta", 1.0, "DDIM noise, 0..1", **define_in)
@@ -200,6 +227,7 @@ def main(argv: list[str]) -> int:
     values = cli.parse(argv, define, __doc__)
     out, task = cli.required(values, "out"), values.task
     processes.join(values)
+    refuse_unused(values, task)
     if task in chef.TASKS:
         if not processes.first():
             return 0
@@ -254,8 +282,10 @@ def main(argv: list[str]) -> int:
         "seconds": round(seconds, 3),  # compiling and writing included
         "images_per_second": round(count / seconds, 3),
     }
-    with open(os.path.join(out, "samples.json"), "w") as f:
+    path = os.path.join(out, "samples.json")
+    with open(path + ".incomplete", "w") as f:
         json.dump(about, f, indent=2)
+    os.replace(path + ".incomplete", path)
     print(f"{count} images in {seconds:.1f} s: {os.path.join(out, 'grid.png')}", file=sys.stderr)
     return 0
 

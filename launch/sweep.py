@@ -20,6 +20,7 @@ import io
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ from launch.runtime import charts, cli
 from launch.runtime.config import decides_training, flatten, put
 from launch.runtime.page import page
 from launch.train import train
-from rcg import component
+from rcg import component, json_files
 from rcg.errors import UserError
 
 WAIT = 20  # seconds between looks at a stage that another process trains
@@ -77,6 +78,14 @@ def member_pipeline(config: ConfigDict, member: ConfigDict) -> ConfigDict:
     return ConfigDict({"path": config.path, "stages": stages})
 
 
+def replace(path: str, text: str) -> None:
+    """Writes a file whole or not at all, also where others write it at the same time."""
+    staging = f"{path}.{socket.gethostname()}.{os.getpid()}.incomplete"
+    with open(staging, "w") as f:
+        f.write(text)
+    os.replace(staging, path)
+
+
 class Member:
     """One row, being made."""
 
@@ -88,10 +97,20 @@ class Member:
 
     def _trained_on(self, name: str) -> dict[str, str]:
         """The components that the stage's training reads: name in its config -> folder."""
-        stages = self.pipeline.stages[name].components
+        stages = self._components(name)
         found = {k: self.component(stage) for k, stage in stages.items()}
-        measures = name == self.member.measure and self.features
-        return found | ({"features": os.path.abspath(self.features)} if measures else {})
+        return found | ({"features": os.path.abspath(self.features)} if self._measured_in(name) else {})
+
+    def _measured_in(self, name: str) -> bool:
+        """Whether the stage is measured in features that are given."""
+        return bool(self.features) and name == self.member.measure
+
+    def _components(self, name: str) -> dict[str, str]:
+        """The stages that a stage takes components of."""
+        found = dict(self.pipeline.stages[name].components)
+        if self._measured_in(name):
+            found.pop("features", None)
+        return found
 
     def config(self, name: str) -> ConfigDict:
         """The stage's config, with its components' folders.
@@ -131,7 +150,7 @@ class Member:
     def needed(self, name: str) -> list[str]:
         """The stages to train for this one, itself last, each after those it builds on."""
         order: list[str] = []
-        for other in self.pipeline.stages[name].components.values():
+        for other in self._components(name).values():
             if not self.given.get(other):
                 order += [stage for stage in self.needed(other) if stage not in order]
         return [*order, name]
@@ -140,19 +159,27 @@ class Member:
         """A hash of everything the member's results depend on."""
         return self._hash(flatten(self.config(self.member.measure).to_dict()))
 
-    def done(self) -> bool:
+    def made(self) -> dict[str, Any]:
+        """What was written of this member as it is now configured; {}: nothing."""
         if not os.path.exists(self.path):
-            return False
-        with open(self.path) as f:
-            made = json.load(f)
-        return "results" in made and made["inputs"] == self.inputs()
+            return {}
+        held = json_files.read(self.path, "take it away: the member is then made again")
+        try:
+            return held if held.get("inputs") == self.inputs() else {}
+        except UserError:  # it can't even be configured
+            return held if "error" in held else {}
+
+    def done(self) -> bool:
+        return "results" in self.made()
 
     def write(self, **about: Any) -> None:
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        text = {"name": self.member.name, "inputs": self.inputs(), "hardware": hardware()} | about
-        with open(self.path + ".incomplete", "w") as f:
-            json.dump(text, f, indent=2)
-        os.replace(self.path + ".incomplete", self.path)
+        try:
+            inputs = self.inputs()
+        except UserError:
+            inputs = ""
+        text = {"name": self.member.name, "inputs": inputs, "hardware": hardware()} | about
+        replace(self.path, json.dumps(text, indent=2))
 
     def train(self, name: str) -> int:
         """Trains a stage, or waits until another process has; 0, or `cli.STOPPED`."""
@@ -189,11 +216,9 @@ def rows(config: ConfigDict, workdir: str) -> list[dict[str, Any]]:
     """What there is of each member: {"name", "fields", "values", "error", "seconds", "budget"}."""
     found = []
     for index, member in enumerate(config.members):
-        path = Member(config, index, workdir).path
+        made = Member(config, index, workdir).made()
         row = {"name": member.name, "fields": dict(member.overrides), "values": {}, "error": "not run yet"}
-        if os.path.exists(path):
-            with open(path) as f:
-                made = json.load(f)
+        if made:
             row |= {"error": made.get("error", ""), "seconds": made.get("seconds")}
             results = made.get("results", {})
             wanted = {config.heading: member.metric} if member.metric else {m: m for m in config.metrics}
@@ -269,10 +294,7 @@ def collect(config: ConfigDict, workdir: str) -> str:
         f'<p class="quiet">{escape(said)}</p><p class="quiet">{escape(told)}</p>',
     )
     for ending, content in (("md", text), ("csv", held.getvalue()), ("html", html)):
-        path = os.path.join(workdir, f"{config.name}.{ending}")
-        with open(path + ".incomplete", "w") as f:
-            f.write(content)
-        os.replace(path + ".incomplete", path)
+        replace(os.path.join(workdir, f"{config.name}.{ending}"), content)
     return f"{text}\n{said}\n" if said else text
 
 
@@ -300,7 +322,7 @@ def run_all(config: ConfigDict, workdir: str, argv: list[str]) -> int:
             if code == cli.STOPPED:
                 return code
             failed += code != 0
-            if code != 0 and not row.done() and not os.path.exists(row.path):  # killed: it could not say so
+            if code != 0 and not row.made():  # killed: it could not say so
                 row.write(error=f"ended with status {code}")
         collect(config, workdir)
     return 1 if failed else 0

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from launch.runtime import cli, dry_run, processes
 from launch.runtime.checkpoint import Checkpoints, DamagedError
-from launch.runtime.config import save_or_compare, validate
+from launch.runtime.config import same_components, save_or_compare, validate
 from launch.runtime.images import labelled_rows, save_png
 from launch.runtime.metrics import MetricWriter
 from launch.runtime.progress import Progress
@@ -107,15 +107,30 @@ def refuse_bad(state: TrainState, checkpoints: Checkpoints) -> None:
         )
 
 
-def profile(config: ConfigDict, step: int, state: TrainState, workdir: str) -> None:
-    """Opens and closes the profiler's window after `step`."""
-    start, steps = config.profile.start_step, config.profile.steps
-    if steps and step == start:
+class Profiler:
+    """Traces the steps of config.profile into workdir/profile, or what is left of them after a resume."""
+
+    def __init__(self, config: ConfigDict, workdir: str):
+        self._steps = range(config.profile.start_step, config.profile.start_step + config.profile.steps)
+        self._folder, self._running = os.path.join(workdir, "profile"), False
+
+    def look(self, step: int, state: TrainState) -> None:
+        """Before the step after `step`; `state` is what that one begins from."""
+        if (step in self._steps) != self._running:
+            self._switch(state)
+
+    def close(self, state: TrainState) -> None:
+        """A window that goes beyond the end."""
+        if self._running:
+            self._switch(state)
+
+    def _switch(self, state: TrainState) -> None:
         jax.block_until_ready(state)
-        jax.profiler.start_trace(os.path.join(workdir, "profile"))
-    if steps and step == start + steps:
-        jax.block_until_ready(state)
-        jax.profiler.stop_trace()
+        self._running = not self._running
+        if self._running:
+            jax.profiler.start_trace(self._folder)
+        else:
+            jax.profiler.stop_trace()
 
 
 def draw_panels(setup: Setup, state: TrainState, frozen: Any, workdir: str, writer: MetricWriter) -> None:
@@ -153,6 +168,12 @@ def evaluate(setup: Setup, state: TrainState, frozen: Any, partial: str = "") ->
     further = {"partial": partial} if setup.experiment.resumes_evaluation else {}
     results = setup.experiment.evaluate(params, state.extra, frozen, key, setup.place, **further)
     return {k: {"seed": setup.config.seed, "step": int(state.step)} | v for k, v in results.items()}
+
+
+def exported_step(workdir: str) -> int | None:
+    """The step that the exported component is of; None: there is none."""
+    path = os.path.join(workdir, "component")
+    return component.describe(path).provenance.get("step") if os.path.exists(path) else None
 
 
 def export(setup: Setup, state: TrainState, workdir: str) -> str:
@@ -193,17 +214,20 @@ def train(config: ConfigDict, workdir: str, allow_older: bool = False) -> int:
 def _train(setup: Setup, workdir: str, allow_older: bool) -> int:
     config, first = setup.config, processes.first()
     processes.wait("workdir")
+    same_components(config, {k: c.content_hash for k, c in setup.components.items()}, workdir, write=first)
     save_or_compare(config, workdir, write=first)
     processes.wait("config")
 
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     reached = checkpoints.latest() or 0
-    if reached >= config.total_steps and os.path.exists(os.path.join(workdir, "component")):
+    if reached >= config.total_steps and exported_step(workdir) == reached:
         if first:
             print(f"{workdir} is complete at step {reached}", file=sys.stderr)
         return 0
 
     # ---- data
+    if config.panel_steps >= 0 or config.evaluate_steps:
+        setup.source("eval")  # that it is not there is told before training
     dataset = setup.experiment.dataset(
         "train",
         config.batch_size // jax.process_count(),
@@ -250,7 +274,9 @@ def _train(setup: Setup, workdir: str, allow_older: bool) -> int:
 
         position, bad_position = iterator.get_state(), bad.state()
         batch, before = next_batch() if step < config.total_steps else None, None
+        profiler = Profiler(config, workdir)
         while step < config.total_steps and not stop.look(step):
+            profiler.look(step, state)
             state, done = train_step(state, frozen, batch, key)
             step += 1
             # what a resume at this step must read next: the batch not yet fetched
@@ -265,7 +291,6 @@ def _train(setup: Setup, workdir: str, allow_older: bool) -> int:
             if step % config.log_steps == 0 or last:
                 scalars = mean_metrics(state, config.log_steps)
             progress.step(step, scalars or None)
-            profile(config, step, state, workdir)
             # measured and shown before the save: a kill in between repeats them, it does not lose them
             if config.evaluate_steps and step % config.evaluate_steps == 0 and not last:
                 jax.block_until_ready(state)
@@ -285,6 +310,7 @@ def _train(setup: Setup, workdir: str, allow_older: bool) -> int:
                     save()
 
         # ---- end: save, show, export
+        profiler.close(state)
         with progress.pause("checkpoint"):
             save()
             checkpoints.wait()

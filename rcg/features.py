@@ -43,5 +43,7 @@ def extractor(about: Component, **options: Any) -> Extractor:
         return Extractor(inception.build({}), about.kind, "FID-Inception, 2048 values", "fid")
     if about.kind == "rcg.encoder":
         module = encoders.build(about.architecture, **options)
-        return Extractor(module, about.kind, "encoder's class token", "frechet")
+        # which encoder: others of the same size have another space
+        name = f"encoder {about.content_hash[:12]}'s class token"
+        return Extractor(module, about.kind, name, "frechet")
     raise UserError(f"features come from rcg.inception or rcg.encoder components, not from {about.kind}")

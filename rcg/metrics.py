@@ -12,16 +12,18 @@ import numpy as np
 import optax
 import scipy.special
 
+from rcg.errors import UserError
+
 
 def gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """[N, D] -> (mean [D], unbiased covariance [D, D]), float64.
 
     Raises:
-      ValueError: fewer than two features.
+      UserError: fewer than two features.
     """
     x = np.asarray(features, np.float64)
     if x.ndim != 2 or len(x) < 2:
-        raise ValueError(f"features {x.shape}, expected [N, D] with N >= 2")
+        raise UserError(f"{len(x)} images are too few to measure a distribution; hold out some more")
     mean = x.mean(0)
     return mean, (x - mean).T @ (x - mean) / (len(x) - 1)
 

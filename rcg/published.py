@@ -18,7 +18,7 @@ import numpy as np
 from rcg import diffusion, encoders, inception, rdm
 from rcg.component import Component
 from rcg.errors import UserError
-from rcg.pixel import mage, vqgan
+from rcg.pixel import lpips, mage, vqgan
 from rcg.torch_weights import Rule, export_variables, import_variables
 
 Arrays = Mapping[str, np.ndarray]
@@ -28,6 +28,7 @@ CODE: dict[str, ModuleType] = {
     "rcg.vqgan": vqgan,
     "rcg.encoder": encoders,
     "rcg.inception": inception,
+    "rcg.lpips": lpips,
 }
 HOSTS = {"rcg.rdm": "model.diffusion_model.", "rcg.mage": "token_emb."}  # whose files hold others: their mark
 EMBEDDED = {"rcg.rdm": ("rcg.encoder",), "rcg.mage": ("rcg.encoder", "rcg.vqgan")}  # which
@@ -55,6 +56,8 @@ def abstract_variables(kind: str, architecture: Mapping[str, Any]) -> Any:
         return jax.eval_shape(lambda k: module.init(k, tokens, condition, noise(k)), key)
     if kind == "rcg.inception":
         return jax.eval_shape(module.init, key, jnp.zeros((1, 32, 32, 3)))
+    if kind == "rcg.lpips":
+        return jax.eval_shape(module.init, key, *jnp.zeros((2, 1, 16, 16, 3)))
     side = module.image_size if kind == "rcg.encoder" else 2 ** (len(module.ch_mult) - 1)
     return jax.eval_shape(module.init, key, jnp.zeros((1, side, side, 3)))
 
@@ -89,6 +92,8 @@ def _split(host: str, kind: str, arrays: Arrays) -> dict[str, Arrays]:
         parts[host] = {name: a for name, a in arrays.items() if not name.endswith(inception.COUNTER)}
     elif host == "rcg.encoder":
         parts[host] = encoders.unwrap(arrays)
+    elif host == "rcg.lpips":
+        parts[host] = lpips.published(arrays)
     return {part: own for part, own in parts.items() if own or part in (kind, host)}
 
 
@@ -136,7 +141,7 @@ def convert(
     """One network of a published file.
 
     Args:
-      kind: rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder or rcg.inception.
+      kind: rcg.rdm, rcg.mage, rcg.vqgan, rcg.encoder, rcg.inception or rcg.lpips.
       arrays: the whole file's.
       source: what to call the file in errors and in the component's provenance.
       architecture: fields that shapes do not tell, such as num_heads.

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from chef_fusion.backbones.attention import Attention, attention_rules, causal_mask
-from rcg.data.decode import center_crop, decode, resize_short_side
+from rcg.data.decode import DecodeError, center_crop, decode, resize_short_side
 from rcg.errors import UserError
 from rcg.layers import Array, Dtype, Stack, gelu, layer_norm, linear
 from rcg.torch_weights import Rule, dense, norm
@@ -205,12 +205,18 @@ def prepare(image: Image.Image, size: int) -> np.ndarray:
 
 
 def to_image(image: Image.Image | np.ndarray) -> Image.Image:
-    """PIL's, in RGB, of an image that is PIL's or [H, W, 3], uint8 or in [0, 1]."""
+    """PIL's, upright and in RGB as training sees it, of an image that is PIL's or [H, W, 3], uint8 or in
+    [0, 1].
+
+    Raises:
+      UserError: it can't be used.
+    """
     if isinstance(image, np.ndarray) and image.dtype != np.uint8:
         image = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
-    if isinstance(image, np.ndarray):
-        image = decode(image)
-    return image.convert("RGB")
+    try:
+        return decode(image)
+    except DecodeError as error:
+        raise UserError(f"an image can't be used ({error})") from error
 
 
 def to_pixels(image: Image.Image | np.ndarray, size: int) -> np.ndarray:

@@ -25,6 +25,7 @@ from rcg.pixel import mage, vqgan
 
 KINDS = {"lm": "opt", "vision": "clip", "stable_diffusion": "stable_diffusion"}
 RCG_KINDS = {"rdm": rdm.build, "mage": mage.build, "tokenizer": vqgan.build}
+MEASURED_WITH = {"judge": "chef_fusion.judge", "rdm": "rcg.rdm", "mage": "rcg.mage", "tokenizer": "rcg.vqgan"}
 
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
@@ -36,6 +37,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     for name, kind in KINDS.items():
         if name not in components or components[name].kind != kind:
             raise UserError(f"needs a component of kind {kind}: --config.components.{name}=<its folder>")
+    for name, kind in MEASURED_WITH.items():
+        if name in components and components[name].kind != kind:
+            raise UserError(f"config.components.{name} is of kind {components[name].kind}, not {kind}")
+    if 0 < len(RCG_KINDS.keys() & components.keys()) < len(RCG_KINDS):
+        raise UserError("RCG paints with all of components.rdm, mage and tokenizer, or is left out")
     options, method = compute_options(config.compute), config.method
     architecture = resolve(config.model.to_dict(), components)
     chef = generate.assemble(components, architecture, None, None, options)
@@ -74,6 +80,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def texts(recipes, split):
         generate.needs_tokenizers(chef)
+        if recipe.concat_captions and not all(map(recipes.pictured, range(recipes.num_recipes))):
+            raise UserError(
+                "config.method.concat_captions joins recipes that all have a picture after them, but in this "
+                "data some texts have none; set it to 0"
+            )
         held = None
         if cached:
             encoder = components["stable_diffusion"].content_hash

@@ -12,8 +12,10 @@ from ml_collections import ConfigDict
 from chef_fusion import judge
 from chef_fusion.data import recipe_dataset
 from chef_fusion.kitchen import bases, ingredients
+from chef_fusion.kitchen_sets import KitchenRecipes
 from chef_fusion.metrics import set_scores
 from rcg.component import Component
+from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, eval_batches, to_unit, whole
 
 
@@ -44,6 +46,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     module = judge.build(architecture, **options)
 
     def told(dishes, split):
+        if not isinstance(dishes, KitchenRecipes):
+            raise UserError(
+                "a judge learns from the toy kitchen's dishes: config.data.source=recipes_kitchen"
+            )
+
         def add(batch):
             shown = [dishes.dish(i) for i in batch["label"]]
             present = np.zeros((len(shown), len(offered)), np.float32)

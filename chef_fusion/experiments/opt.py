@@ -81,8 +81,13 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             samples += int(keep.sum())
             if samples >= config.method.eval_sequences:
                 break
+        if not samples:
+            raise UserError(
+                f"what is held out of the texts is shorter than one sequence of {length} tokens; hold out "
+                "more (config.data.eval_every), or set a smaller config.data.length"
+            )
         about = {"samples": samples, "length": length}
-        value, accuracy = sums / max(samples, 1)
+        value, accuracy = sums / samples
         return {
             "token_loss": {"value": float(value)} | about,
             "perplexity": {"value": float(np.exp(value))} | about,

@@ -36,7 +36,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     sizes = {"channels": encoder.rep_dim, "condition_dim": 2 * sd.unet.cross_attention_dim}
     architecture = config.model.to_dict() | sizes
     module = rdm.build(architecture, **options)
-    tokenizer = CaptionTokenizer.load(components["stable_diffusion"].tokenizer, sd.max_tokens)
+    words = components["stable_diffusion"].tokenizer or config.data.tokenizer
+    tokenizer = CaptionTokenizer.load(words, sd.max_tokens)
     dataset = recipe_dataset(
         source,
         config.data,

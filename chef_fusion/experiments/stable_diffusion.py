@@ -48,7 +48,14 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     multiple = sd.vae.factor * 2 ** (len(sd.unet.block_out_channels) - 1)
     if size % multiple:
         raise UserError(f"config.data.image_size {size} is not a multiple of {multiple}")
-    tokenizer = CaptionTokenizer.load(components["clip"].tokenizer, sd.max_tokens)
+    about = components["clip"].architecture
+    if not about.get("vision") or not about.get("projection_dim", 1):
+        raise UserError(
+            "the component clip lacks its vision tower or its projections, by which pictures are measured; "
+            "convert the whole CLIP"
+        )
+    words = components["clip"].tokenizer or config.data.tokenizer
+    tokenizer = CaptionTokenizer.load(words, sd.max_tokens)
     dataset = recipe_dataset(
         source,
         config.data,
@@ -134,16 +141,13 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         def measure(params, frozen, batch, rng):
             real = seen(frozen, to_unit(batch["image"]))
             made = seen(frozen, paint(params, frozen, batch["text_ids"], rng))
-            return (
-                noise_loss(params, frozen, batch, rng)[0],
-                (real * made).sum(-1),
-                (real * jnp.roll(made, 1, 0)).sum(-1),
-            )
+            return noise_loss(params, frozen, batch, rng)[0], real, made
 
         found = []
         for i, (placed, keep, _) in enumerate(eval_batches(dataset, config, put, ("image", "text_ids"))):
             rows = measure(params, frozen, placed, jax.random.fold_in(rng, i))
-            found.append([whole(x)[keep] for x in rows])
+            noise, real, made = (whole(x)[keep] for x in rows)
+            found.append([noise, (real * made).sum(-1), (real * np.roll(made, 1, 0)).sum(-1)])
             if sum(len(f[0]) for f in found) >= method.eval_samples:
                 break
         losses, own, other = (np.concatenate(side) for side in zip(*found, strict=True))
@@ -170,5 +174,5 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         encoded_by=("vae",),
         export=lambda params, extra: {"params": params},
         compose=compose,
-        tokenizer=components["clip"].tokenizer,
+        tokenizer=words,
     )

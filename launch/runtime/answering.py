@@ -9,10 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
+from ml_collections import ConfigDict
 from PIL import Image
 
 from chef_fusion import decoding, generate, tasks
 from launch.runtime.images import save_png
+from launch.runtime.setup import use_compilation_cache
+from rcg import generate as chain
 from rcg.data import DecodeError, decode
 from rcg.errors import UserError
 
@@ -51,17 +54,37 @@ def load(values: flags.FlagValues, images: bool = True) -> generate.Chef:
     paths |= {name: path for name, path in named.items() if path}
     if not paths:
         raise UserError("--workdir=<a ChefFusion run's folder> is needed, or --components.<name>=<path>")
-    rcg = values.rcg or values.workdir or ""
+    if values.workdir:
+        use_compilation_cache(ConfigDict({"compilation_cache": ""}), os.path.join(values.workdir, "answers"))
+    rcg: Any = values.rcg or values.workdir or ""
+    others = {name: values[f"components.{name}"].value for name in chain.KINDS if name in _named(values)}
+    if values.image_decoder != "rcg" and (others or values.rcg):
+        raise UserError("--rcg and the components of RCG paint with --image_decoder=rcg only")
+    if others:
+        found = chain.find(rcg, conditional=True) if rcg else {}
+        rcg = found | others
     return generate.load(
         paths, dtype=values.dtype, images=images, image_decoder=values.image_decoder, rcg=rcg
     )
 
 
+def _named(values: flags.FlagValues) -> set[str]:
+    """Which of RCG's components have a flag, and are given."""
+    flagged = (name for name in chain.KINDS if f"components.{name}" in values)
+    return {name for name in flagged if values[f"components.{name}"].value}
+
+
 def settings(values: flags.FlagValues) -> tasks.Settings:
-    """How an answer is made; without --temperature greedily, without --cfg_scale at 7.5 (RCG: at 0)."""
+    """How an answer is made; without --temperature greedily, without --cfg_scale at 7.5 (RCG: at 0).
+
+    Raises:
+      UserError: a value out of its range, or choices among tokens where always the likeliest is taken.
+    """
     sampling = decoding.sampling(
         values.temperature or 0.0, values.top_k, values.top_p, values.repetition_penalty
     )
+    if not values.temperature and (values.top_k or values.top_p != 1):
+        raise UserError("--top_k and --top_p choose among tokens: they need --temperature above 0")
     names = ("max_words", "pictures", "image_bias", "image_scale", "steps", "scheduler", "negative")
     given = {name: values[name].value for name in (*names, "strength", "height", "width")}
     scale = 7.5 if values.cfg_scale is None else values.cfg_scale
@@ -102,11 +125,12 @@ def answer(values: flags.FlagValues, out: str, task: str, prompt: str, images: S
         content.append(prompt)
     messages = [{"role": "user", "content": content}]
     tasks.prompt_of(messages, task)  # what is missing is said before anything is loaded
+    if os.path.exists(out) and not os.path.isdir(out):
+        raise UserError(f"--out={out} is a file; name a folder")
     chef = load(values, images=task not in ("t2t", "i2t") or values.pictures == "force")
     started = time.perf_counter()
     made = tasks.reply(chef, messages, jax.random.key(values.seed), task=task, settings=settings(values))
     seconds = time.perf_counter() - started
-    os.makedirs(out, exist_ok=True)
     text, files = shown(made, out, "picture_")
     words = [part for part in made["content"] if isinstance(part, str)]
     about = {
@@ -121,6 +145,15 @@ def answer(values: flags.FlagValues, out: str, task: str, prompt: str, images: S
         "device": f"{jax.local_device_count()} x {jax.devices()[0].device_kind}",
         "seconds": round(seconds, 3),
     }
-    with open(os.path.join(out, "answer.json"), "w", encoding="utf-8") as f:
-        json.dump(about, f, indent=2, ensure_ascii=False)
+    write_json(os.path.join(out, "answer.json"), about)
     return text
+
+
+def write_json(path: str, held: Any) -> None:
+    """Raises UserError: it can't be written."""
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(held, f, indent=2, ensure_ascii=False)
+    except OSError as error:
+        raise UserError(f"{path} can't be written ({error.strerror})") from error

@@ -127,6 +127,12 @@ def define_config(values: flags.FlagValues) -> None:
     config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
 
 
+def define_seed(values: flags.FlagValues) -> None:
+    """--seed, of what JAX and NumPy take."""
+    bounds = {"lower_bound": 0, "upper_bound": 2**32 - 1}
+    flags.DEFINE_integer("seed", 0, "decides every draw", flag_values=values, **bounds)
+
+
 def required(values: flags.FlagValues, name: str) -> Any:
     """The flag's value, or a UserError that asks for it."""
     value = values[name].value

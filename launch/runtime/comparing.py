@@ -145,9 +145,10 @@ class Gatherer:
         return seen
 
     def _identity(self, path: str, source: Any, data: ConfigDict, keep: int) -> str:
-        about = os.stat(path) if os.path.isfile(path) else None
-        origin = [os.path.abspath(path), keep, about and [about.st_size, about.st_mtime_ns]]
         ends = [source.name(0), source.name(len(source) - 1)]
+        files = [name for name in (path, *ends) if os.path.isfile(name)]
+        written = [[stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, files)]
+        origin = [os.path.abspath(path), keep, written]
         said = [origin, len(source), ends, data.image_size, self.batch_size, self.component.content_hash]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 

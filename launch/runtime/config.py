@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from launch.runtime import registry
@@ -22,7 +23,7 @@ RUNNING = (
 # What a field that an older version did not have was in its runs; one that is not named here: off.
 BEFORE = {"optimizer.name": "adamw", "optimizer.muon_scale": 1.0}
 # What is measured of a run, and the sampling it is measured with: training does not read these.
-MEASURING = r"method\.eval_.*|data\.max_eval_records"
+MEASURING = r"method\.eval_.*|data\.(max_eval_records|eval_split)"
 SAMPLING = {
     "rcg.rdm": r"method\.(rdm_steps|eta|ddim_end)",
     "rcg.mage": (
@@ -48,6 +49,17 @@ def may_change(experiment: str, field: str) -> bool:
     """Whether a resumed run may change this field: its length, and what does not decide training. Means are
     logged over `log_steps`, which a resumed run keeps so that its metrics are those of one in one piece."""
     return field == "total_steps" or (field != "log_steps" and not decides_training(experiment, field))
+
+
+def measured_with(config: ConfigDict) -> dict[str, Any]:
+    """The fields, flat, that change what is measured of a network, and not the network."""
+    flat = flatten(config.to_dict())
+    running = re.compile(RUNNING + r"|components\..*")
+    return {
+        k: v
+        for k, v in flat.items()
+        if not (decides_training(config.experiment, k) or k == "total_steps" or running.fullmatch(k))
+    }
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -78,17 +90,27 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
     if "data" in config and config.data.source not in registry.SOURCES:
         registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
-    data, fsdp, _ = mesh_shape(config.mesh, num_devices)
-    shards = data * fsdp * config.optimizer.accumulation_steps
+    for name in ("batch_size", "total_steps", "log_steps", "checkpoint_steps", "keep_checkpoints"):
+        if config[name] < 1:
+            raise UserError(f"config.{name} is {config[name]}, must be at least 1")
+    parts = config.optimizer.accumulation_steps
+    if parts < 1:
+        raise UserError(f"config.optimizer.accumulation_steps is {parts}, must be at least 1")
+    if not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed is {config.seed}, must be in 0..{2**32 - 1}")
+    data, fsdp, tensor = mesh_shape(config.mesh, num_devices)
+    if data * fsdp % jax.process_count():  # each process reads rows of its own
+        raise UserError(
+            f"config.mesh.tensor = {tensor} leaves {data * fsdp} shards of a batch for {jax.process_count()} "
+            "processes; make it at most the devices of one process"
+        )
+    shards = data * fsdp * parts
     if config.batch_size % shards:
         near = max(config.batch_size // shards, 1) * shards
         raise UserError(
             f"config.batch_size {config.batch_size} is not divisible by {shards} (data x fsdp shards x "
             f"accumulation steps); try {near} or {near + shards}"
         )
-    for name in ("batch_size", "total_steps", "log_steps", "checkpoint_steps"):
-        if config[name] < 1:
-            raise UserError(f"config.{name} is {config[name]}, must be at least 1")
     choices = {
         "compute.dtype": ("auto", "float32", "bfloat16", "float16"),
         "compute.attention": ("auto", "einsum", "mapped", "fused"),
@@ -109,6 +131,31 @@ def validate(config: ConfigDict, num_devices: int) -> None:
             f"config.optimizer.warmup_steps {config.optimizer.warmup_steps} is more than "
             f"config.total_steps {config.total_steps}"
         )
+
+
+def same_components(config: ConfigDict, hashes: dict[str, str], workdir: str, write: bool = True) -> None:
+    """Keeps in the workdir what the networks were that a run stands on; refuses others at the same paths.
+
+    Args:
+      hashes: component name -> content hash.
+
+    Raises:
+      UserError: naming the component.
+    """
+    path = os.path.join(workdir, "components.json")
+    before = json_files.read(path, "put it back or use another --workdir") if os.path.exists(path) else {}
+    for name, digest in hashes.items():
+        if not decides_training(config.experiment, f"components.{name}"):
+            continue
+        if before.get(name, digest) != digest:
+            raise UserError(
+                f"{workdir} was trained on another {name} than is now at {config.components[name]} (content "
+                f"{before[name][:12]}, not {digest[:12]}); put that back, or train anew in another folder"
+            )
+    if write and before != hashes:
+        with open(path + ".incomplete", "w") as f:
+            json.dump(hashes, f, indent=2)
+        os.replace(path + ".incomplete", path)
 
 
 def save_or_compare(config: ConfigDict, workdir: str, write: bool = True) -> None:

@@ -25,8 +25,8 @@ def _formats() -> list[str]:
     return [name for name in FORMATS if name in Image.OPEN]
 
 
-def decode(image: bytes | np.ndarray) -> Image.Image:
-    """A file's bytes, or uint8 [H, W, 3] -> upright RGB image.
+def decode(image: bytes | np.ndarray | Image.Image) -> Image.Image:
+    """A file's bytes, uint8 [H, W, 3], or what Pillow opened -> upright RGB image.
 
     The first frame of an animation, transparency on white, 16 bits cut to the upper 8, CMYK by Pillow's
     plain conversion (no colour profiles).
@@ -37,7 +37,9 @@ def decode(image: bytes | np.ndarray) -> Image.Image:
     try:
         if isinstance(image, np.ndarray):
             return _from_array(image)
-        opened = Image.open(io.BytesIO(image), formats=_formats())
+        opened = image
+        if not isinstance(image, Image.Image):
+            opened = Image.open(io.BytesIO(image), formats=_formats())
         _check_size(*opened.size)
         if opened.getexif().get(ORIENTATION, 1) != 1:
             opened = ImageOps.exif_transpose(opened)

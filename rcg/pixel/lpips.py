@@ -65,6 +65,12 @@ def build(
     return LPIPS(**architecture, dtype=dtype)
 
 
+def architecture_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """There is one only."""
+    del arrays
+    return {}
+
+
 def rules(architecture: Mapping[str, Any]) -> list[Rule]:
     """Our names -> those of `lpips.LPIPS(net="vgg")`."""
     del architecture

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from chef_fusion.backbones import clip, published
 from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, vae
 from chef_fusion.experiments import stable_diffusion as sd_experiment
 from configs.chef_fusion import clip as clip_config
+from configs.chef_fusion import judge as judge_config
 from configs.chef_fusion import opt as opt_config
 from configs.chef_fusion import stable_diffusion as sd_config
 from configs.chef_fusion import vae as vae_config
@@ -73,6 +75,46 @@ def test_language_model(parts, tmp_path):
     right = (logits.argmax(-1) == tokens[:, 1:]).mean()
     assert right > 0.05
     assert results["token_accuracy"]["value"] == pytest.approx(right, abs=1e-4)
+
+
+def test_held_out_texts_shorter_than_a_sequence_are_told(parts, tmp_path):
+    (tmp_path / "few.jsonl").write_text('{"text": "boil it"}\n' + '{"text": "stir and serve it hot"}\n' * 40)
+    c = kitchen(opt_config.get_config("runlocal"))
+    c.data.update(source="texts", path=str(tmp_path / "few.jsonl"), tokenizer=tokenizer(parts, "lm"))
+    c.data.update(eval_every=50, length=16)
+    c.model.vocab_size, c.total_steps = tiny_kitchen.VOCABULARY, 1
+    assert train(c, str(tmp_path / "lm")) == 0
+    with pytest.raises(UserError, match="shorter than one sequence of 16 tokens"):
+        evaluate.main(["evaluate", f"--workdir={tmp_path / 'lm'}"])
+    c.data.eval_every = 0
+    with pytest.raises(UserError, match="eval_every 0 is below 1"):
+        train(c, str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    "config, source, says",
+    [
+        (clip_config, "kitchen", '"kitchen" has no recipes; take one of recipe1m'),
+        (opt_config, "kitchen", "has no texts"),
+        (judge_config, "recipe_jsonl", "a judge learns from the toy kitchen"),
+    ],
+)
+def test_a_source_of_something_else(parts, tmp_path, config, source, says):
+    c = kitchen(config.get_config("runlocal"))
+    c.data.source = source
+    if source == "recipe_jsonl":
+        record = {"title": "Soup", "ingredients": ["peas"], "instructions": ["boil"], "images": ["a.png"]}
+        Image.fromarray(tiny_kitchen.photo()).save(tmp_path / "a.png")
+        for split in ("train", "val"):
+            (tmp_path / f"{split}.jsonl").write_text(3 * (json.dumps(record) + "\n"))
+        c.data.path = str(tmp_path)
+    elif "tokenizer" in c.data:
+        c.data.tokenizer = tokenizer(parts, "vision" if config is clip_config else "lm")
+    if config is clip_config:
+        c.model.vision.image_size = tiny_kitchen.SIZE
+        c.model.text.update(vocab_size=tiny_kitchen.VOCABULARY, max_position_embeddings=48)
+    with pytest.raises(UserError, match=says):
+        train(c, str(tmp_path / "run"))
 
 
 def test_clip(parts, tmp_path):
@@ -192,6 +234,13 @@ def test_latent_diffusion(parts, tmp_path):
     lines = run(c, tmp_path / "sd")
     assert lines[-1]["noise_loss"] < lines[0]["noise_loss"]
     assert all(0 < line["loss"] < line["noise_loss"] for line in lines)
+    blind = component.load(parts["vision"])
+    blind.architecture["vision"] = None
+    component.save(str(tmp_path / "blind"), blind)
+    wrong = copy.deepcopy(c)
+    wrong.components.clip = str(tmp_path / "blind")
+    with pytest.raises(UserError, match="lacks its vision tower or its projections"):
+        set_up(wrong)
     wrong = copy.deepcopy(c)
     wrong.method.snr_gamma = -1.0
     with pytest.raises(UserError, match="snr_gamma -1.0 is below 0"):

@@ -1,7 +1,6 @@
 """Training the joints: they learn, alike on every mesh; what does not fit is said; and they are scored."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +12,12 @@ from chef_fusion import targets
 from configs.chef_fusion import joints as joints_config
 from launch import prepare
 from launch.evaluate import evaluate
+from launch.runtime.setup import prepare as set_up
 from launch.train import train
 from rcg import component
 from rcg.errors import UserError
 from tests.chef_fusion import tiny_kitchen
+from tests.launch import several
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,10 +148,13 @@ def test_the_recipes(recipe):
         ({"data.image_size": 64}, "the vision tower sees 16 px"),
         ({"method.image_loss": "cosine"}, "is not one of distance, squared"),
         ({"model.image_first": 300}, r"\[IMG0\] is number 300"),
+        ({"components.judge": "vision"}, "config.components.judge is of kind clip, not chef_fusion.judge"),
+        ({"components.mage": "vision"}, "config.components.mage is of kind clip, not rcg.mage"),
     ],
 )
 def test_what_does_not_fit_is_said_before_any_work(parts, tmp_path, overrides, message):
     c = joints(parts)
+    overrides = {k: parts[v] if v == "vision" else v for k, v in overrides.items()}
     c.update_from_flattened_dict(overrides)
     with pytest.raises(UserError, match=message):
         train(c, str(tmp_path / "run"))
@@ -171,10 +175,16 @@ def test_joints_on_another_mesh(parts, tmp_path):
             assert a[name] == pytest.approx(b[name], rel=1e-5), name
 
 
-def test_joined_captions_train(parts, tmp_path):
+def test_joined_captions_train(parts, tmp_path, monkeypatch):
     """Joining changes the losses of both modes. On one device: several CPU devices refuse it."""
     with pytest.raises(UserError, match="can't run on several CPU devices"):
         train(joints(parts, **{"method.concat_captions": 1.0}), str(tmp_path / "refused"))
+    with monkeypatch.context() as patched:  # a text without a picture can't be joined with another
+        patched.setattr("jax.device_count", lambda: 1)
+        talk = joints(parts, **{"method.concat_captions": 1.0, "data.source": "kitchen_talk"})
+        setup = set_up(talk)
+        with pytest.raises(UserError, match="some texts have none"):
+            setup.experiment.dataset("train", 8, 0, 0, 1)
     code = f"""
 from pathlib import Path
 from tests.chef_fusion.test_joints import joints, run
@@ -183,7 +193,7 @@ for name, joined in (("plain", 0.0), ("joined", 1.0)):
     c.mesh.update(data=1, fsdp=1)
     run(c, Path({str(tmp_path)!r}) / name)
 """
-    env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    env = several.environment(devices=1)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     plain, joined = (

@@ -1,6 +1,7 @@
 """Messages in, messages out: every task, the picture decision, batches, streaming, what is missing."""
 
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 import chef_fusion
 from chef_fusion import decoding, generate, recipes, tasks
 from chef_fusion.decoding import ImageDecision
+from rcg.data import decode
 from rcg.errors import UserError
 from tests.chef_fusion import tiny_kitchen
 
@@ -69,7 +71,8 @@ def test_pictures_are_forced_and_forbidden(chef):
     forced = dataclasses.replace(QUICK, pictures="force")
     made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=forced)
     plain = chef_fusion.reply(chef, messages, KEY, task="t2t", settings=QUICK)
-    assert [isinstance(part, str) for part in made["content"]] == [True, False] and made["complete"]
+    assert [isinstance(part, str) for part in made["content"]] == [True, False]
+    assert not made["complete"]  # the words would have gone on
     # the text is what it would have been, but for its last token, in whose place the picture comes
     assert plain["content"][0].startswith(made["content"][0]) and len(made["content"][0]) > 4
     at_once = chef_fusion.reply(chef, messages, KEY, task="t2i", settings=forced)
@@ -81,6 +84,58 @@ def test_pictures_are_forced_and_forbidden(chef):
     eager = dataclasses.replace(QUICK, image_bias=1e9)
     made = chef_fusion.reply(chef, messages, KEY, task="t2ti", settings=eager)
     assert not isinstance(made["content"][-1], str)
+
+
+def test_a_text_that_was_cut_off_is_not_complete(chef):
+    eager = dataclasses.replace(QUICK, image_bias=1e9)
+    for settings, complete in ((QUICK, False), (eager, True)):
+        made = chef_fusion.reply(chef, user(f"{recipes.TITLE} Soup"), KEY, task="t2ti", settings=settings)
+        assert made["complete"] is complete
+    written = generate.write(chef, [["Soup"]], KEY, max_words=3)[0]
+    assert len(written.ids) == 3 and not written.complete
+    stop = chef.language.text(written.ids[1:2])
+    if len(chef.language.ids(stop)) == 1 and written.ids[0] != written.ids[1]:
+        stopped = generate.write(chef, [["Soup"]], KEY, max_words=3, stop=[stop])[0]
+        assert len(stopped.ids) == 2 and stopped.complete
+
+
+def test_several_pictures_have_room(chef):
+    """Each is of m tokens, of which one is a choice."""
+    m = chef.model.joints.num_image_tokens
+    images = ImageDecision(bias=np.inf, max_images=4)
+    draft = generate.write(chef, [["Soup"]], KEY, max_words=16, images=images)[0]
+    assert len(draft.states) == 4 and len(draft.ids) == 16 + 4 * (m - 1)
+
+
+def test_a_photo_is_seen_as_training_sees_it(chef):
+    """Upright, with white behind it, of 16 bits the upper 8; whether from a file or opened by Pillow."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, 30, 4), np.uint8)
+    turned = Image.fromarray(pixels[..., :3])
+    turned.getexif()[0x0112] = 6
+    deep = Image.fromarray(rng.integers(0, 2**16, (20, 30), np.uint16))
+    for image, options in (
+        (turned, {"exif": turned.getexif()}),
+        (Image.fromarray(pixels), {}),
+        (deep, {}),
+    ):
+        held = io.BytesIO()
+        image.save(held, "PNG", **options)
+        wanted = generate.to_pixels(chef, decode(held.getvalue()))
+        found = generate.to_pixels(chef, Image.open(io.BytesIO(held.getvalue())))
+        np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(UserError, match="an image can't be used"):
+        chef_fusion.reply(chef, user(np.zeros((2, 500, 3), np.uint8)), KEY, settings=QUICK)
+
+
+def test_an_image_alone_is_a_message(chef):
+    for photo in (PHOTO, Image.fromarray(PHOTO)):
+        one = tasks.prompt_of([{"role": "user", "content": photo}], "i2t")
+        assert len(one) == 2 and one[0] is photo
+    with pytest.raises(UserError, match="last message must be the user's"):
+        chef_fusion.reply(chef, [{"role": "assistant", "content": []}], KEY, settings=QUICK)
+    with pytest.raises(UserError, match="no component 'sd'; there are joints"):
+        chef_fusion.load({"joints": "a", "lm": "b", "vision": "c", "sd": "d"})
 
 
 def test_a_picture_forced_where_nothing_paints_is_refused(chef):
@@ -135,7 +190,7 @@ def test_a_run_of_image_tokens_is_whole_and_its_states_are_those_of_one_pass(che
     run = list(range(first, first + m))
     assert list(draft.ids[4 : 4 + m]) == run and list(draft.ids[4 + m : 4 + 2 * m]) == run
     assert sum(i >= first for i in draft.ids) == 2 * m and len(draft.pieces) == 3
-    state, _ = generate.begin(chef, [prompt], 8, decoding.sampling())
+    state, *_ = generate.begin(chef, [prompt], 8, decoding.sampling())
     rows = chef.model.rows(chef.params)
     ids = generate.prompt_ids(chef, prompt)
     visual = chef.model.see(chef.params, chef.frozen, generate.to_pixels(chef, PHOTO)[None])[0]

@@ -53,6 +53,11 @@ def test_sample_writes_the_answer(flags, photo, tmp_path, capsys):
         (["--task=i2t", "--image=nowhere.jpg"], "--image=nowhere.jpg: No such file"),
         (["--task=t2i"], "the prompt is empty"),
         (["--task=t2t", "--prompt=x", "--top_p=3"], r"top_p 3.0 in \(0, 1\]"),
+        (["--task=t2t", "--prompt=x", "--top_p=0.9"], "they need --temperature above 0"),
+        (["--task=t2i", "--prompt=x", "--num=4"], "--num has no meaning for --task=t2i; it is for generate"),
+        (["--task=t2i", "--prompt=x", "--rcg=x"], "paint with --image_decoder=rcg only"),
+        (["--task=generate", "--labels=1"], "--labels has no meaning for --task=generate"),
+        (["--task=t2t", "--prompt=x", "--seed=-1"], "seed"),
         (["--task=t2i", "--prompt=x", "--scheduler=magic"], 'scheduler "magic" is not one of pndm'),
         (["--task=t2i", "--prompt=x", "--height=17"], "must be multiples of 4"),
     ],
@@ -116,3 +121,41 @@ def test_turns_are_kept_and_the_seed_decides(flags, tmp_path, monkeypatch):
     first = talk(0)
     assert [turn["role"] for turn in first] == ["user", "assistant"] * 2
     assert first == talk(0) and first != talk(1)
+
+
+def test_rcg_paints_without_guidance_unless_told(flags, monkeypatch, tmp_path):
+    told = []
+    monkeypatch.setattr(chat.answering, "load", lambda values: None)
+    monkeypatch.setattr(chat, "Conversation", lambda chef, settings, *rest: told.append(settings))
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    for given, scales in (([], (7.5, 0.0)), (["--cfg_scale=2"], (2.0, 2.0))):
+        assert chat.main(["chat", *flags, *given]) == 0
+        settings = told.pop()
+        assert (settings.cfg_scale, settings.rcg["cfg_scale"]) == scales
+    with pytest.raises(UserError, match="--strength is for launch.sample"):
+        chat.main(["chat", *flags, "--strength=0.5"])
+
+
+def test_an_earlier_conversations_pictures_stay(tmp_path):
+    for name in ("000_00.png", "007_01.png", "holiday.png", "conversation.json"):
+        (tmp_path / name).write_bytes(b"")
+    talk = chat.Conversation(None, chat.tasks.Settings(), str(tmp_path), 0)
+    assert talk.pictures == 8
+
+
+def test_what_can_not_be_written_ends_no_conversation(flags, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+
+    class Lines(io.StringIO):
+        def readline(self, *_):
+            line = super().readline()
+            if line.startswith("latin"):
+                raise UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid")
+            return line
+
+    monkeypatch.setattr("sys.stdin", Lines("/save\nlatin\n/quit\n"))
+    assert chat.main(["chat", *flags, f"--out={tmp_path / 'file'}"]) == 0
+    said = capsys.readouterr().err
+    assert "can't be written" in said and "not UTF-8" in said
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        sample.main(["sample", *flags, "--task=t2t", "--prompt=x", f"--out={tmp_path / 'file'}"])

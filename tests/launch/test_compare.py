@@ -128,7 +128,7 @@ def test_statistics_of_other_features_are_refused(sets, tmp_path):
     with pytest.raises(UserError, match=r"mu \(2048,\) .* features have 16 values"):
         run(sets, tmp_path / "x", reference=tmp_path / "wrong.npz")
     statistics.save(str(tmp_path / "named.npz"), np.zeros(16), np.eye(16), 10, "FID-Inception")
-    with pytest.raises(UserError, match="are of FID-Inception, not of encoder's class token"):
+    with pytest.raises(UserError, match="are of FID-Inception, not of encoder .*'s class token"):
         run(sets, tmp_path / "x", reference=tmp_path / "named.npz")
     whole = (sets / "made.npz").read_bytes()
     array = (tmp_path / "one.npy", np.zeros(3))
@@ -264,3 +264,45 @@ def test_precision_and_recall_of_plain_cases():
     both = np.concatenate([real, real + 100])  # two groups, of which only one is made
     precision, recall = metrics.precision_recall(both, real + 1e-3 * rng.normal(size=(200, 4)))
     assert (precision, recall) == (1.0, 0.5)
+
+
+def test_new_pictures_under_old_names_are_others(sets, tmp_path):
+    folder = tmp_path / "made"
+    folder.mkdir()
+    gatherer = comparing.Gatherer(str(sets / "encoder"), 8)
+
+    def identity(shade):
+        for i in range(3):
+            Image.fromarray(np.full((16, 16, 3), shade, np.uint8)).save(folder / f"{i}.png")
+            os.utime(folder / f"{i}.png", ns=(shade, shade))
+        source = comparing.open_set(str(folder))
+        return gatherer._identity(str(folder), source, comparing.image_fields("x", image_size=16), 0)
+
+    assert identity(1) == identity(1) != identity(2)
+
+
+def test_statistics_of_another_encoder_are_refused(sets, tmp_path):
+    run(sets, tmp_path / "a", images="real", reference="", save_statistics=tmp_path / "statistics.npz")
+    other = component.load(str(sets / "encoder"))
+    other.variables["params"] = jax.tree.map(lambda x: 2 * x, other.variables["params"])
+    component.save(str(tmp_path / "other"), other)
+    with pytest.raises(UserError, match="class token, not of encoder"):
+        run(sets, tmp_path / "b", reference=tmp_path / "statistics.npz", features=tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        (["--workdir=x", "--features=y"], "--features needs --images"),
+        (["--images=x", "--split=test"], "--split measures a run"),
+    ],
+)
+def test_flags_that_would_not_be_heeded(given, says):
+    with pytest.raises(UserError, match=says):
+        evaluate.main(["evaluate", *given])
+
+
+def test_damaged_results_are_told_before_anything_is_measured(tmp_path):
+    (tmp_path / "results.json").write_text("{")
+    with pytest.raises(UserError, match="results.json"):
+        evaluate.read_results(str(tmp_path))

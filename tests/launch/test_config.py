@@ -15,7 +15,7 @@ from configs.common import parse_arg, training
 from launch import sample, train
 from launch.pipeline import stage_config
 from launch.runtime import cli
-from launch.runtime.config import save_or_compare, validate
+from launch.runtime.config import same_components, save_or_compare, validate
 from rcg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,11 +58,30 @@ def test_argument_is_typed_and_strict():
         ("ema.decay", 1.0, "ema.decay"),
         ("optimizer.warmup_steps", 10**6, "total_steps"),
         ("log_steps", 0, "at least 1"),
+        ("keep_checkpoints", 0, "keep_checkpoints is 0, must be at least 1"),
+        ("optimizer.accumulation_steps", 0, "accumulation_steps is 0, must be at least 1"),
+        ("seed", -1, "seed is -1, must be in 0..4294967295"),
     ],
 )
 def test_fields_are_checked_together(field, value, says):
     with pytest.raises(UserError, match=re.escape(says)):
         validate(config(**{field: value}), 8)
+
+
+def test_each_process_reads_rows_of_its_own(monkeypatch):
+    """A tensor axis beyond one process would leave two of them with the same rows to read."""
+    monkeypatch.setattr("jax.process_count", lambda: 4)
+    validate(config(**{"mesh.data": 4, "mesh.tensor": 2}), 8)
+    with pytest.raises(UserError, match="leaves 2 shards of a batch for 4 processes"):
+        validate(config(**{"mesh.data": 2, "mesh.tensor": 4}), 8)
+
+
+def test_other_networks_at_the_same_paths_are_refused(tmp_path):
+    c = ConfigDict({"experiment": "rcg.mage", "components": {"encoder": "runs/e", "rdm": "runs/r"}})
+    same_components(c, {"encoder": "a" * 40, "rdm": "b" * 40}, str(tmp_path))
+    same_components(c, {"encoder": "a" * 40, "rdm": "c" * 40}, str(tmp_path))  # only measured with
+    with pytest.raises(UserError, match="trained on another encoder than is now at runs/e"):
+        same_components(c, {"encoder": "d" * 40, "rdm": "c" * 40}, str(tmp_path))
 
 
 def test_resuming_another_model_is_refused_with_a_diff(tmp_path):

@@ -61,6 +61,18 @@ def test_joints_that_are_none(chef, tmp_path):
     weight_files.write(str(source), arrays)
     with pytest.raises(UserError, match="does not hold ChefFusion's joints"):
         run("--kind=chef_fusion", f"--source={source}", out)
+    for given, says in (
+        ("image_frist=3", "no field 'image_frist'; there are embed_dim, image_first"),
+        ("num_heads=0", "num_heads=0 is not a whole number above 0"),
+        ("num_image_tokens=abc", "num_image_tokens='abc' is not a whole number"),
+    ):
+        with pytest.raises(UserError, match=says):
+            file = chef / "ckpt_gill/pretrained_ckpt.pth.tar"
+            run("--kind=chef_fusion", f"--source={file}", f"--architecture={given}", out)
+    with pytest.raises(UserError, match="--strip_prefix has no meaning for importing chef_fusion"):
+        run("--kind=chef_fusion", f"--source={source}", "--strip_prefix=x.", out)
+    (tmp_path / "model_args.json").write_text(json.dumps({"gen_token_idx": list(range(40, 56))}))
+    assert checkpoints.read_arguments(str(tmp_path)) == {"image_first": 40, "num_image_tokens": 16}
     shutil.copy(chef / "ckpt_gill/pretrained_ckpt.pth.tar", tmp_path)
     (tmp_path / "model_args.json").write_text(json.dumps({"text_fc_mode": "linear"}))
     with pytest.raises(UserError, match="text_fc_mode linear"):

@@ -32,7 +32,6 @@ PAPER = {  # config -> trained parameters
     "rdm.py:variant=base": 62_721_280,
     "rdm.py:variant=base,conditional": 72_176_896 + 512_000,
     "rdm.py:variant=large,conditional": 72_176_896 + 512_000,
-    "mage.py:variant=base": None,
     "mage.py:variant=large": None,
 }
 

@@ -11,8 +11,10 @@ import sys
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs.rcg import rdm as rdm_config
 from launch import train as trainer
@@ -21,7 +23,7 @@ from launch.runtime.checkpoint import Checkpoints
 from launch.runtime.progress import Progress
 from launch.runtime.setup import prepare
 from launch.train import train
-from rcg import cache
+from rcg import cache, component
 from rcg.data import ArraySource, array_records
 from rcg.errors import UserError
 from tests.launch.several import ROOT
@@ -310,3 +312,68 @@ def test_killed_over_and_over(chain, straight, tmp_path):
     process = subprocess.run(command, cwd=ROOT, env=environment)
     assert process.returncode == 0 and outcome(workdir) == straight
     print(f"{kills} kills at random moments of {longest:.1f} s, {rounds + 1} runs to the same end")
+
+
+def test_an_end_that_was_not_exported_is_made_up_for(chain, tmp_path, monkeypatch):
+    """A run that was finished, made longer, and killed after its last checkpoint has an old component."""
+    workdir = str(tmp_path / "run")
+    assert train(config(chain, total_steps=4), workdir) == 0
+    before = outcome(tmp_path / "run")[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "export", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(config(chain, total_steps=6), workdir)
+    assert Checkpoints(workdir, read_only=True).latest() == 6 and outcome(tmp_path / "run")[0] == before
+    assert train(config(chain, total_steps=6), workdir) == 0
+    assert outcome(tmp_path / "run")[0] != before and trainer.exported_step(workdir) == 6
+
+
+def test_another_encoder_at_the_same_path_is_noticed(chain, tmp_path):
+    mine = shutil.copytree(chain / "encoder", tmp_path / "encoder") / "component"
+    c = config(chain, total_steps=2, **{"components.encoder": str(mine)})
+    assert train(c, str(tmp_path / "run")) == 0
+    other = component.load(str(mine))
+    other.variables["params"] = jax.tree.map(lambda x: x + 1, other.variables["params"])
+    shutil.rmtree(mine)
+    component.save(str(mine), other)
+    for total_steps in (2, 4):
+        c.total_steps = total_steps
+        with pytest.raises(UserError, match="was trained on another encoder than is now at"):
+            train(c, str(tmp_path / "run"))
+
+
+def test_a_split_to_measure_on_that_is_not_there_is_told_before_training(chain, tmp_path):
+    photos = tmp_path / "photos"
+    for i in range(16):
+        path = photos / "train" / "a" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 20, 3), 9 * i, np.uint8)).save(path)
+    c = config(chain, **{"data.source": "folder", "data.path": str(photos), "evaluate_steps": 0})
+    with pytest.raises(UserError, match='no split "test"'):
+        train(c, str(tmp_path / "run"))
+    assert not list((tmp_path / "run/checkpoints").glob("[0-9]*"))
+    (photos / "train").rename(photos / "held")
+    shutil.copytree(photos / "held", photos / "train")
+    c.data.eval_split = "held"  # which decides nothing of the training
+    c.total_steps = 2
+    assert train(c, str(tmp_path / "run")) == 0
+
+
+@pytest.mark.parametrize(
+    "first, begins, ends",
+    [(0, [3], [6]), (4, [4], [6]), (6, [], []), (2, [3], [5])],
+)
+def test_the_profilers_window(first, begins, ends, monkeypatch):
+    """Also of a run that is resumed within it, or that ends before it does."""
+    c = rdm_config.get_config("runlocal")
+    c.profile.update(start_step=3, steps=3)
+    calls = []
+    monkeypatch.setattr("jax.profiler.start_trace", lambda folder: calls.append(("begin", step)))
+    monkeypatch.setattr("jax.profiler.stop_trace", lambda: calls.append(("end", step)))
+    profiler = trainer.Profiler(c, "run")
+    last = 5 if first == 2 else 8
+    for step in range(first, last):
+        profiler.look(step, None)
+    step = last
+    profiler.close(None)
+    assert calls == [*(("begin", s) for s in begins), *(("end", s) for s in ends)]

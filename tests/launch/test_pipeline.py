@@ -54,20 +54,22 @@ def test_from_nothing_to_a_report_and_then_nothing_to_do(tmp_path, capfd):
     assert json.loads((tmp_path / "pipeline.json").read_text()) == before
 
 
-def test_a_prepared_stage_is_made_once_and_again_when_its_data_change(tmp_path, capfd):
+TEXTS = {"data__source": "kitchen_texts", "data__num_records": 64}
+WORDS = TEXTS | {"command": "prepare", "evaluate": False, "vocab_size": 300}
+
+
+def texts(arg: str = "") -> ConfigDict:
     c = ConfigDict({"name": "texts", "title": "Texts", "description": "A test.", "path": ""})
     c.order, c.stages, c.samples = ("words", "lm"), ConfigDict(), ConfigDict()
-    data = {"data__source": "kitchen_texts", "data__num_records": 64}
-    words = "configs/chef_fusion/tokenizer.py:kind=opt"
-    c.stages.words = stage("Tokenizer", words, command="prepare", vocab_size=300, **data)
-    c.stages.lm = stage(
-        "Language model",
-        "configs/chef_fusion/opt.py:runlocal",
-        prepared={"data__tokenizer": "words"},
-        model__vocab_size=300,
-        **data,
-    )
-    assert pipeline(c.lock(), str(tmp_path)) == 0
+    c.stages.words = stage("Tokenizer", "configs/chef_fusion/tokenizer.py:kind=opt", **WORDS)
+    made = {"prepared": {"data__tokenizer": "words"}, "model__vocab_size": 300, **TEXTS}
+    c.stages.lm = stage("Language model", "configs/chef_fusion/opt.py:runlocal", **made)
+    return c.lock()
+
+
+def test_a_prepared_stage_is_made_once_and_again_when_its_data_change(tmp_path, capfd):
+    c = texts()
+    assert pipeline(c, str(tmp_path)) == 0
     assert json.loads((tmp_path / "lm/results.json").read_text())["perplexity"]["value"] > 1
     assert "Language model" in (tmp_path / "report.html").read_text()
     made = (tmp_path / "words/tokenizer.json").stat().st_mtime_ns
@@ -79,6 +81,24 @@ def test_a_prepared_stage_is_made_once_and_again_when_its_data_change(tmp_path, 
     assert pipeline(c, str(tmp_path)) == 0
     assert (tmp_path / "words/tokenizer.json").stat().st_mtime_ns > made
     assert "290 tokens" in capfd.readouterr().err
+
+
+def test_what_is_measured_otherwise_is_measured_again_and_not_trained(tmp_path, capfd):
+    c = texts()
+    with c.unlocked():
+        c.stages.lm.overrides.total_steps = 2
+    assert pipeline(c, str(tmp_path)) == 0
+    set_fields(c, ["lm.method.eval_sequences=1"])
+    for lost in (False, True):
+        if lost:
+            (tmp_path / "lm/results.json").unlink()
+        capfd.readouterr()
+        assert pipeline(c, str(tmp_path)) == 0
+        said = capfd.readouterr().err
+        assert "is complete at step 2" in said and "perplexity" in said
+        assert (tmp_path / "lm/results.json").exists()
+    assert pipeline(c, str(tmp_path)) == 0
+    assert "perplexity" not in capfd.readouterr().err
 
 
 def test_a_stage_whose_data_are_not_given(tmp_path):
@@ -105,17 +125,19 @@ def test_what_a_late_stage_lacks_is_told_before_the_first(tmp_path):
 
 
 def test_stages_apart_and_then_all(tmp_path, capfd):
-    config, workdir = tiny(), str(tmp_path)
+    config, workdir = texts(), str(tmp_path)
     with config.unlocked():
-        config.order, config.samples = ("encoder", "tokenizer", "codes", "mage"), ConfigDict()
-        del config.stages.mage.components["rdm"]
+        config.stages.more = stage("More of them", "configs/chef_fusion/tokenizer.py:kind=opt", **WORDS)
+        config.stages.lm.overrides.total_steps = 2
+        config.order = ("words", "lm", "more")
+    assert pipeline(config, workdir, ["words"]) == 0
     # two that began before either had ended, as two machines'
     other = Record(workdir, config)
-    assert pipeline(config, workdir, ["tokenizer"]) == 0
-    assert not (tmp_path / "encoder").exists() and not (tmp_path / "report.html").exists()
-    assert run_stage(config, "encoder", workdir, other) == 0
+    assert pipeline(config, workdir, ["more"]) == 0
+    assert not (tmp_path / "lm").exists() and not (tmp_path / "report.html").exists()
+    assert run_stage(config, "lm", workdir, other) == 0
     done = [s["name"] for s in json.loads((tmp_path / "pipeline.json").read_text())["stages"]]
-    assert done == ["encoder", "encoder/evaluate", "tokenizer", "tokenizer/evaluate"]
+    assert done == ["words", "lm", "lm/evaluate", "more"]
     # and two that write at the same moment
     records = [Record(workdir, config) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
@@ -123,7 +145,7 @@ def test_stages_apart_and_then_all(tmp_path, capfd):
     assert len(Record(workdir, config).stages) == 4 + 40
     capfd.readouterr()
     assert pipeline(config, workdir) == 0
-    assert capfd.readouterr().err.count("is complete at step") == 2
+    assert capfd.readouterr().err.count("is complete at step") == 1
     assert (tmp_path / "report.html").exists()
 
 
@@ -160,24 +182,8 @@ def test_an_unknown_stage_is_named(tmp_path):
         pipeline(config, str(tmp_path))
 
 
-TEXTS = """
-from ml_collections import ConfigDict
-from configs.pipeline import stage
-
-def get_config(arg=""):
-    c = ConfigDict({"name": "texts", "title": "Texts", "description": "A test.", "path": ""})
-    c.order, c.stages, c.samples = ("words", "lm"), ConfigDict(), ConfigDict()
-    data = {"data__source": "kitchen_texts", "data__num_records": 64}
-    words = "configs/chef_fusion/tokenizer.py:kind=opt"
-    c.stages.words = stage("Tokenizer", words, command="prepare", vocab_size=300, **data)
-    made = {"prepared": {"data__tokenizer": "words"}, "model__vocab_size": 300, **data}
-    c.stages.lm = stage("Language model", "configs/chef_fusion/opt.py:runlocal", **made)
-    return c
-"""
-
-
 def test_stages_side_by_side_end_as_they_do_one_by_one(tmp_path):
-    (tmp_path / "texts.py").write_text(TEXTS)
+    (tmp_path / "texts.py").write_text("from tests.launch.test_pipeline import texts as get_config\n")
 
     def run(folder, *argv):
         command = [sys.executable, "-m", "launch.pipeline", f"--config={tmp_path / 'texts.py'}"]

@@ -113,3 +113,20 @@ def test_a_typo_gets_one_line_and_exit_code_2(folder, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1 and "cfg_scal" in done.stderr, done.stderr
+
+
+def test_what_a_cut_off_call_left_is_no_sample_of_the_next(tmp_path):
+    for name in ("000000.png", "000001.png", "grid.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"")
+    sample.clear(str(tmp_path))
+    assert (tmp_path / "000001.png").exists()  # by whomever, not by this command
+    (tmp_path / "samples.json").write_text("{}")
+    sample.clear(str(tmp_path))
+    kept = {path.name for path in tmp_path.iterdir()}
+    assert kept == {"mine.png", "samples.json.incomplete"}
+    (tmp_path / "000007.png").write_bytes(b"")  # and then it is killed
+    sample.clear(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == kept
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't write to --out"):
+        sample.clear(str(tmp_path / "file"))

@@ -20,6 +20,7 @@ CONFIGS = {
 }
 RECIPES = {"code": "center_crop", "paper": "random_crop_flip"}  # MAGE's augmentation
 MESHES = {"1": (1, 1, 1), "8x1": (8, 1, 1), "1x8": (1, 8, 1), "2x4": (2, 4, 1), "2x2x2": (2, 2, 2)}
+SLOW_TO_COMPILE = {"tokenizer": ("1x8", "2x2x2"), "mage": ("8x1", "2x2x2")}
 
 
 def mesh(name: str) -> jax.sharding.Mesh:
@@ -74,7 +75,7 @@ def losses(setup, steps=4):
 def test_losses_do_not_depend_on_the_mesh(name, made):
     reference, state = losses(setup_for(name, made))
     assert np.isfinite(reference).all() and int(state.bad_step) == -1
-    for mesh_name in list(MESHES)[1:]:
+    for mesh_name in SLOW_TO_COMPILE.get(name, list(MESHES)[1:]):
         got, _ = losses(setup_for(name, made, mesh_name))
         error = np.abs(got / reference - 1).max()
         print(f"{name} on {mesh_name}: {error:.1e} (limit 1e-5)")

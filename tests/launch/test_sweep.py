@@ -114,6 +114,33 @@ def test_a_failed_member_is_told_and_the_others_go_on(monkeypatch, tmp_path):
     assert len(fake.measured) == before + 1  # only the one that failed
 
 
+def test_a_member_that_can_not_be_configured_is_told_and_the_others_go_on(monkeypatch, tmp_path):
+    fake = Fake(monkeypatch)
+    assert run(tmp_path, "configs/sweeps/table4.py:part=a,scale=paper") == 1
+    lines = (tmp_path / "table4a.md").read_text().splitlines()[2:]
+    assert 0 < sum("which is not trained here" in line for line in lines) < len(lines)
+    assert len(fake.measured) == sum("which is not trained here" not in line for line in lines)
+
+
+def test_features_that_are_given_need_no_stage(tmp_path):
+    config = read("configs/sweeps/table4.py:part=b", "runlocal").copy_and_resolve_references()
+    member = sweep.Member(config, 0, str(tmp_path))
+    judged = member.needed(member.member.measure)
+    config.features = "inception"
+    member = sweep.Member(config, 0, str(tmp_path))
+    given = member.needed(member.member.measure)
+    assert set(judged) - set(given) and member.member.measure in given
+
+
+def test_a_row_of_other_settings_is_not_shown(monkeypatch, tmp_path):
+    Fake(monkeypatch)
+    assert run(tmp_path) == 0
+    config = read("configs/sweeps/table6a.py", "runlocal").copy_and_resolve_references()
+    with config.unlocked():
+        config.stages.mage.overrides.batch_size = 8
+    assert {row["error"] for row in sweep.rows(config, str(tmp_path))} == {"not run yet"}
+
+
 def test_one_index_is_one_member(monkeypatch, tmp_path, capsys):
     fake = Fake(monkeypatch)
     assert run(tmp_path, "configs/sweeps/table6a.py:runlocal", "--index=1") == 0

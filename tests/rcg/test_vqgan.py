@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from configs.rcg.vqgan import get_config
-from rcg import data
+from rcg import data, published
 from rcg.component import Component
 from rcg.errors import UserError
 from rcg.experiments import vqgan as training
@@ -218,3 +218,18 @@ def test_lpips_of_equal_images_is_zero_with_a_finite_gradient():
 
     value, grad = jax.jit(jax.value_and_grad(distance))(black, variables)
     assert value == 0 and np.isfinite(grad).all()
+
+
+def test_lpips_comes_from_the_published_file():
+    draw = np.random.default_rng(0).standard_normal
+    variables = jax.tree.map(lambda x: draw(x.shape).astype(np.float32), lpips_shapes())
+    arrays = published.publish(Component("rcg.lpips", {}, variables))
+    assert arrays["net.slice1.0.weight"].shape == (64, 3, 3, 3)
+    assert arrays["lin0.model.1.weight"].shape == (1, 64, 1, 1)
+    file = arrays | {f"lins.{i}.model.1.weight": arrays[f"lin{i}.model.1.weight"] for i in range(5)}
+    file |= {"scaling_layer.shift": np.zeros((1, 3, 1, 1), np.float32)}
+    made = published.convert("rcg.lpips", file, "vgg.pth")
+    jax.tree.map(np.testing.assert_array_equal, made.variables, variables)
+    del file["net.slice3.12.bias"]
+    with pytest.raises(UserError, match="net.slice3.12.bias"):
+        published.convert("rcg.lpips", file, "vgg.pth")

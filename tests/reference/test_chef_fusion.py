@@ -180,14 +180,17 @@ def test_the_words_need_no_gradient(golden):
     model, params, frozen = load(golden)
     recipe = chef.Recipe()
     dim = model.joints.out_dim
+
+    def the_short_way(params, batch):
+        return chef.losses(model, params, frozen, batch, recipe)[0]
+
+    def the_whole_way(params, batch):
+        return reference_losses(model, params, frozen, batch, recipe)
+
+    ways = [jax.jit(jax.value_and_grad(way)) for way in (the_short_way, the_whole_way)]
     for batch in batches(vectors):
         assert batch["target"].shape[-1] == dim
-        short = jax.jit(jax.value_and_grad(lambda p, b=batch: chef.losses(model, p, frozen, b, recipe)[0]))(
-            params
-        )
-        whole = jax.jit(jax.value_and_grad(lambda p, b=batch: reference_losses(model, p, frozen, b, recipe)))(
-            params
-        )
+        short, whole = (way(params, batch) for way in ways)
         close("loss", short[0], whole[0], 1e-6)
         pairs = zip(jax.tree_util.tree_leaves_with_path(short[1]), jax.tree.leaves(whole[1]), strict=True)
         for (path, ours), theirs in pairs:

@@ -341,8 +341,14 @@ def test_image_to_image_is_that_of_diffusers(folder):
             x = scheduler.step(uncond + 3.0 * (cond - uncond), t, x).prev_sample
         expected = (decoder.decode(x / 0.18215).sample / 2 + 0.5).clamp(0, 1).numpy()
 
-    settings = {"steps": steps, "scheduler": "dpmpp", "strength": strength, "cfg_scale": 3.0}
-    ours = jax.jit(
-        lambda v, z, i: pipeline.generate(sd, v, None, states[:2], states[2:], latents=z, image=i, **settings)
-    )(made.variables, nhwc(latents), nhwc(image))
-    close("image", nchw(ours), expected, 1e-3)
+    @jax.jit
+    def paint(variables, negative, cfg_scale):
+        settings = {"steps": steps, "scheduler": "dpmpp", "strength": strength, "cfg_scale": cfg_scale}
+        begun = {"latents": nhwc(latents), "image": nhwc(image)}
+        return pipeline.generate(sd, variables, None, states[:2], negative, **begun, **settings)
+
+    close("image", nchw(paint(made.variables, states[2:], 3.0)), expected, 1e-3)
+    # guidance of at most 1 is the text alone, as in diffusers: never only what should not be seen
+    plain = paint(made.variables, states[2:], 1.0)
+    np.testing.assert_array_equal(paint(made.variables, states[:1], 0.0), plain)
+    assert np.abs(paint(made.variables, states[2:], 2.0) - plain).max() > 1e-4

@@ -102,7 +102,8 @@ def generate(
       embeddings: [B, S, D], from `encode_text`, or ChefFusion's mapper.
       negative: [1 or B, S, D]: the states of the empty text, or of what should not be seen.
       steps, scheduler: see `schedulers.plan`.
-      cfg_scale: noise = of negative + cfg_scale (of text - of negative).
+      cfg_scale: noise = of negative + cfg_scale (of text - of negative); at most 1: of the text alone, as in
+        diffusers.
       height, width: pixels, multiples of 8 times the VAE's factor (64 for v1); 0: `default_size`.
       image: [B, height, width, 3] in [0, 1] to begin from, with a `strength` below 1.
       latents: the first noise itself, [B, height / 8, width / 8, 4], standard normal.
@@ -143,7 +144,7 @@ def generate(
         x = jnp.concatenate([x, x])
         of_time = [t[None] for t in times]
         uncond, cond = jnp.split(sd.unet.apply(unet, x, of_time, contexts, method="denoise"), 2)
-        return uncond + cfg_scale * (cond - uncond)
+        return jnp.where(cfg_scale > 1, uncond + cfg_scale * (cond - uncond), cond)
 
     x = schedulers.sample(noise_of, x, run, times, trace)
     x, steps_seen = x if trace else (x, None)

@@ -149,7 +149,7 @@ def _timesteps(steps: int, config: Mapping[str, Any], usual: str, beyond: int = 
         known = ", ".join(SUPPORTED["timestep_spacing"])
         raise UserError(f'timestep_spacing "{spacing}" is not one of {known}')
     if timesteps[0] >= T or steps + beyond > T:
-        raise UserError(f"{steps} steps reach beyond the timesteps; take at most {steps // 2}")
+        raise UserError(f"{steps} steps reach beyond the {T} timesteps; take fewer")
     return timesteps[:steps].astype(np.float64)
 
 
