@@ -81,8 +81,8 @@ def put(nested: dict[str, Any], field: str, value: Any) -> None:
     nested[last] = value
 
 
-def validate(config: ConfigDict, num_devices: int) -> None:
-    """Checks across fields.
+def validate(config: ConfigDict, num_devices: int, processes: int = 0) -> None:
+    """Checks across fields, for so many devices and processes; 0: as many as there are.
 
     Raises:
       UserError: naming the field, both numbers, and what would do.
@@ -99,9 +99,10 @@ def validate(config: ConfigDict, num_devices: int) -> None:
     if not 0 <= config.seed < 2**32:
         raise UserError(f"config.seed is {config.seed}, must be in 0..{2**32 - 1}")
     data, fsdp, tensor = mesh_shape(config.mesh, num_devices)
-    if data * fsdp % jax.process_count():  # each process reads rows of its own
+    processes = processes or jax.process_count()
+    if data * fsdp % processes:  # each reads rows of its own
         raise UserError(
-            f"config.mesh.tensor = {tensor} leaves {data * fsdp} shards of a batch for {jax.process_count()} "
+            f"config.mesh.tensor = {tensor} leaves {data * fsdp} shards of a batch for {processes} "
             "processes; make it at most the devices of one process"
         )
     shards = data * fsdp * parts

@@ -100,11 +100,11 @@ def report(config: ConfigDict, hardware: Hardware = Hardware()) -> int:  # noqa:
     """Prints the plan of `config` on the devices there are.
 
     Raises:
-      UserError: hosts that can't share them equally.
+      UserError: hosts that can't share them equally, or a mesh that they can't.
     """
-    validate(config, jax.device_count())
     if jax.device_count() % hardware.hosts:
         raise UserError(f"--hosts={hardware.hosts} can't share {jax.device_count()} devices equally")
+    validate(config, jax.device_count(), hardware.hosts)
     setup = prepare(config)
     kind, dtype = jax.devices()[0].device_kind, compute_options(config.compute)["dtype"]
     print(f"{config.experiment} on {dict(setup.mesh.shape)} of {kind}, computing in {dtype}\n")

@@ -125,6 +125,9 @@ def test_hosts_share_the_devices_equally(components):
     config.components.encoder = str(components / "encoder")
     with pytest.raises(UserError, match="--hosts=3 can't share 8 devices"):
         dry_run.report(config, dry_run.Hardware(hosts=3))
+    config.mesh.update(data=1, fsdp=1, tensor=8)
+    with pytest.raises(UserError, match="leaves 1 shards of a batch for 2 processes"):
+        dry_run.report(config, dry_run.Hardware(hosts=2))
 
 
 def test_attention_of_every_kind_costs_the_same(capsys):
