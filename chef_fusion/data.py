@@ -567,7 +567,7 @@ def recipe_dataset(
         if not isinstance(found, RecipeSet):
             raise UserError(
                 f'config.data.source "{data.source}" has no recipes; take one of recipe1m, recipe_tsv, '
-                "recipe_jsonl, recipes_kitchen"
+                "recipe_jsonl, recipes_kitchen, kitchen_talk (a judge: of the last two)"
             )
         told = made(split)
         batches = image_batches(

@@ -312,9 +312,8 @@ def advance(
         free = state.run == 0
         pictured = free & images.ends & (state.images >= images.max_images)
         full = free & (state.words >= max_words)
-        return state.replace(
-            done=state.done | pictured | full, complete=state.complete | (~state.done & pictured & ~full)
-        )
+        whole = ~state.done & pictured & ~(full & images.at_end)  # there the picture came for want of room
+        return state.replace(done=state.done | pictured | full, complete=state.complete | whole)
 
     def go_on(state: State) -> Array:
         return (state.count < jnp.minimum(limit, state.tokens.shape[1])) & ~state.done.all()

@@ -141,8 +141,8 @@ def score(
         trained = parameters(chef.params)
         results |= {"t2i_trained_parameters": trained, "sd_trained_parameters": 0}
         results["t2i_images_per_second"] = speed(lambda: generate.paint(chef, states[:8], key, **painting))
-        told = {"sd": texts, "target": [held_out.target_text(i, target_text) for i in numbers]}
-        if told["target"] == texts:
+        told = {"sd": references, "target": [held_out.target_text(i, target_text) for i in numbers]}
+        if told["target"] == references:
             del told["target"]
         sides = {"t2i": made} | {
             name: generate.paint(chef, None, key, embeddings=generate.text_states(chef, words), **painting)

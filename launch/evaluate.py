@@ -13,6 +13,7 @@ precision and recall.
 Both stream, and go on where they were cut off; of the runs only MAGE's.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -102,7 +103,8 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
     folder = out or workdir
     os.makedirs(folder, exist_ok=True)
     partial = os.path.join(folder, f"evaluate.{inputs(setup, step)}.partial.npz")
-    forget(folder, [partial])
+    if jax.process_index() == 0:
+        forget(folder, [partial])
     results = evaluate_state(setup, state, setup.load_frozen(), partial)
     if split:
         results = {f"{split}/{name}": result for name, result in results.items()}
@@ -116,8 +118,9 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
 def forget(folder: str, kept: Iterable[str]) -> None:
     """Takes away what evaluations of other steps or settings left, not today's: that may be another's."""
     for path in glob(os.path.join(escape(folder), "evaluate.*.partial.npz")):
-        if path not in kept and time.time() - os.path.getmtime(path) > 24 * 3600:
-            os.remove(path)
+        with contextlib.suppress(FileNotFoundError):  # another's end
+            if path not in kept and time.time() - os.path.getmtime(path) > 24 * 3600:
+                os.remove(path)
 
 
 def inputs(setup: Setup, step: int) -> str:

@@ -19,6 +19,7 @@ ChefFusion, --workdir a run's or a pipeline's folder:
 in grid.png, and samples.json: what made them, and how long it took; ChefFusion's answer.json and pictures.
 """
 
+import itertools
 import json
 import os
 import re
@@ -137,9 +138,14 @@ def sample(
 
 
 def write(out: str, batches: Iterable[tuple[int, Any]]) -> int:
-    """Numbered PNGs of all batches, each with its first number; returns how many."""
+    """Numbered PNGs of all batches, each with its first number, in place of an earlier call's; how many."""
+    made = iter(batches)
+    begun = list(itertools.islice(made, 1))  # what is wrong with the settings is told before that is gone
+    if processes.first():
+        clear(out)
+    processes.wait("cleared")
     count = 0
-    for first, batch in batches:
+    for first, batch in itertools.chain(begun, made):
         for number, image in enumerate(to_uint8(jax.device_get(batch)), first):
             save_png(os.path.join(out, f"{number:06d}.png"), image)
             count += 1
@@ -238,9 +244,6 @@ def main(argv: list[str]) -> int:
     if values.workdir:
         use_compilation_cache(ConfigDict({"compilation_cache": ""}), os.path.join(values.workdir, task))
     model = load(paths, values.dtype)
-    if processes.first():
-        clear(out)
-    processes.wait("cleared")
     started = time.perf_counter()
     batches, front, columns = sample(model, task, values)
     count = sum(processes.gather(write(out, batches)))

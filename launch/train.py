@@ -214,6 +214,7 @@ def train(config: ConfigDict, workdir: str, allow_older: bool = False) -> int:
 def _train(setup: Setup, workdir: str, allow_older: bool) -> int:
     config, first = setup.config, processes.first()
     processes.wait("workdir")
+    save_or_compare(config, workdir, write=False)
     same_components(config, {k: c.content_hash for k, c in setup.components.items()}, workdir, write=first)
     save_or_compare(config, workdir, write=first)
     processes.wait("config")

@@ -23,7 +23,7 @@ def gaussian(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     x = np.asarray(features, np.float64)
     if x.ndim != 2 or len(x) < 2:
-        raise UserError(f"{len(x)} images are too few to measure a distribution; hold out some more")
+        raise UserError(f"features {x.shape} are too few to measure a distribution; hold out more images")
     mean = x.mean(0)
     return mean, (x - mean).T @ (x - mean) / (len(x) - 1)
 

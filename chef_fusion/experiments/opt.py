@@ -84,7 +84,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         if not samples:
             raise UserError(
                 f"what is held out of the texts is shorter than one sequence of {length} tokens; hold out "
-                "more (config.data.eval_every), or set a smaller config.data.length"
+                "more (of a file every config.data.eval_every-th is), or set a smaller config.data.length"
             )
         about = {"samples": samples, "length": length}
         value, accuracy = sums / samples

@@ -57,21 +57,17 @@ def load(values: flags.FlagValues, images: bool = True) -> generate.Chef:
     if values.workdir:
         use_compilation_cache(ConfigDict({"compilation_cache": ""}), os.path.join(values.workdir, "answers"))
     rcg: Any = values.rcg or values.workdir or ""
-    others = {name: values[f"components.{name}"].value for name in chain.KINDS if name in _named(values)}
+    flagged = [name for name in chain.KINDS if f"components.{name}" in values]  # chat has no such flags
+    others = {name: values[f"components.{name}"].value for name in flagged}
+    others = {name: path for name, path in others.items() if path}
     if values.image_decoder != "rcg" and (others or values.rcg):
         raise UserError("--rcg and the components of RCG paint with --image_decoder=rcg only")
     if others:
-        found = chain.find(rcg, conditional=True) if rcg else {}
-        rcg = found | others
+        missing = {"rdm", "mage", "tokenizer"} - others.keys()
+        rcg = (chain.find(rcg, conditional=True) if rcg and missing else {}) | others
     return generate.load(
         paths, dtype=values.dtype, images=images, image_decoder=values.image_decoder, rcg=rcg
     )
-
-
-def _named(values: flags.FlagValues) -> set[str]:
-    """Which of RCG's components have a flag, and are given."""
-    flagged = (name for name in chain.KINDS if f"components.{name}" in values)
-    return {name for name in flagged if values[f"components.{name}"].value}
 
 
 def settings(values: flags.FlagValues) -> tasks.Settings:

@@ -71,10 +71,11 @@ def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> Non
         [d.states for d in generate.write(chef, prompts, key, max_words=1, images=forced)]
     )
     told = generate.text_states(chef, [held_out.target_text(i, config.data.target_text) for i in numbers])
+    options = painting(method)
     sides = {
         "photo": photos,
-        "ChefFusion": generate.paint(chef, states, key, **painting(method)),
-        "Stable Diffusion alone": generate.paint(chef, None, key, embeddings=told, **painting(method)),
+        "ChefFusion": generate.paint(chef, states, key, **options),
+        "Stable Diffusion by target text": generate.paint(chef, None, key, embeddings=told, **options),
     }
     if chef.rcg is not None:
         sides["ChefFusion by RCG"] = generate.paint_rcg(chef, states, key, **rcg_painting(method))

@@ -102,7 +102,7 @@ def make_optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformat
     groups = {"default": base}
     for name, overrides in base.groups.items():
         settings = ConfigDict(base.to_dict() | {"params": overrides.params})
-        unknown = sorted(overrides.keys() - settings.keys())
+        unknown = sorted(set(overrides.keys()) - set(settings.keys()))
         if unknown:
             raise UserError(f"optimizer group {name} has no field {', '.join(unknown)}")
         settings.update({k: v for k, v in overrides.items() if k != "params"})

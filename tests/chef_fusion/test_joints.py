@@ -119,7 +119,7 @@ def test_a_cache_that_was_cut_off_goes_on(tmp_path):
 @pytest.mark.parametrize("decision", ["sequence", "token"])
 def test_held_out_losses_are_means_over_all_that_counts(parts, tmp_path, decision):
     """However the records are cut into batches, the last of them short; questions have no picture."""
-    c = joints(parts, total_steps=1, **{"method.decision_loss": decision, "data.max_eval_records": 20})
+    c = joints(parts, total_steps=1, **{"method.decision_loss": decision, "data.max_eval_records": 21})
     c.data.update(source="kitchen_talk", max_tokens=140)
     run(c, tmp_path / "run")
     found = []
@@ -127,7 +127,7 @@ def test_held_out_losses_are_means_over_all_that_counts(parts, tmp_path, decisio
         c.batch_size = size
         found.append(evaluate(c, str(tmp_path / "run"), str(tmp_path / f"by_{size}")))
     for name in ("l_r", "l_p", "l_g"):
-        assert found[0][name]["samples"] == 20
+        assert found[0][name]["samples"] == 21
         assert found[0][name]["value"] == pytest.approx(found[1][name]["value"], rel=1e-5), name
 
 

@@ -157,7 +157,7 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
     assert set(made["pictures"][0]["images"]) == {
         "photo",
         "ChefFusion",
-        "Stable Diffusion alone",
+        "Stable Diffusion by target text",
         "ChefFusion by RCG",
     }
     files = [file for one in made["pictures"] for file in one["images"].values()]

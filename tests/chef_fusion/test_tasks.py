@@ -91,6 +91,9 @@ def test_a_text_that_was_cut_off_is_not_complete(chef):
     for settings, complete in ((QUICK, False), (eager, True)):
         made = chef_fusion.reply(chef, user(f"{recipes.TITLE} Soup"), KEY, task="t2ti", settings=settings)
         assert made["complete"] is complete
+    shortest = dataclasses.replace(QUICK, max_words=1)
+    made = chef_fusion.reply(chef, user(f"{recipes.TITLE} Soup"), KEY, task="t2i", settings=shortest)
+    assert made["complete"]  # the picture is all that was asked for
     written = generate.write(chef, [["Soup"]], KEY, max_words=3)[0]
     assert len(written.ids) == 3 and not written.complete
     stop = chef.language.text(written.ids[1:2])
@@ -103,8 +106,8 @@ def test_several_pictures_have_room(chef):
     """Each is of m tokens, of which one is a choice."""
     m = chef.model.joints.num_image_tokens
     images = ImageDecision(bias=np.inf, max_images=4)
-    draft = generate.write(chef, [["Soup"]], KEY, max_words=16, images=images)[0]
-    assert len(draft.states) == 4 and len(draft.ids) == 16 + 4 * (m - 1)
+    draft = generate.write(chef, [["Soup"]], KEY, max_words=28, images=images)[0]
+    assert len(draft.states) == 4 and len(draft.ids) == 28 + 4 * (m - 1)
 
 
 def test_a_photo_is_seen_as_training_sees_it(chef):

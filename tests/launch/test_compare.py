@@ -302,7 +302,8 @@ def test_flags_that_would_not_be_heeded(given, says):
         evaluate.main(["evaluate", *given])
 
 
-def test_damaged_results_are_told_before_anything_is_measured(tmp_path):
+def test_damaged_results_are_told_before_anything_is_measured(workdir, tmp_path, monkeypatch):
     (tmp_path / "results.json").write_text("{")
+    monkeypatch.setattr(evaluate, "evaluate_state", None)  # would be no function to call
     with pytest.raises(UserError, match="results.json"):
-        evaluate.read_results(str(tmp_path))
+        evaluate.main(["evaluate", f"--workdir={workdir}", f"--out={tmp_path}"])

@@ -70,6 +70,9 @@ def test_a_group_that_matches_nothing_is_refused():
     config.optimizer.groups = ConfigDict({"disc": {"params": "^discriminator"}})
     with pytest.raises(UserError, match="disc"):
         make_optimizer(config, PARAMS)
+    config.optimizer.groups = ConfigDict({"head": {"params": "^head", "lr": 0.0}})
+    with pytest.raises(UserError, match="optimizer group head has no field lr"):
+        make_optimizer(config, PARAMS)
 
 
 def test_muon_turns_kernels_by_orthogonal_matrices_and_leaves_the_rest_to_adamw():

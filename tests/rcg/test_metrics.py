@@ -3,6 +3,7 @@ import pytest
 import scipy.linalg
 
 from rcg import metrics
+from rcg.errors import UserError
 
 
 def clusters(rng, n, num_classes=5, dim=16, spread=0.3):
@@ -35,7 +36,7 @@ def test_frechet_distance_of_fewer_samples_than_dimensions():
 
 
 def test_gaussian_refuses_one_sample():
-    with pytest.raises(ValueError, match=r"\(1, 3\)"):
+    with pytest.raises(UserError, match=r"features \(1, 3\) are too few"):
         metrics.gaussian(np.zeros((1, 3)))
 
 
