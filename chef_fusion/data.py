@@ -101,14 +101,10 @@ class RecipeSet:
         return int(np.searchsorted(self._first, photo, "right")) - 1
 
     def recipe(self, i: int) -> Recipe:
-        """Raises UserError if all there is of it is a caption that does not parse."""
+        """Of a caption that does not parse all of it is the title."""
         record = self._records[i]
         if "caption" in record:
-            found = recipes.parse(record["caption"])
-            if found is None:
-                begun = " ".join(record["caption"].split())[:80]
-                raise UserError(f"caption {i} does not parse as a recipe: {begun}")
-            return found
+            return recipes.parse(record["caption"]) or Recipe(" ".join(record["caption"].split()), (), ())
         return Recipe.of(record)
 
     def text(self, i: int) -> str:
@@ -388,7 +384,7 @@ def _rows(path: str) -> Iterator[dict[str, str | None]]:
     """
     csv.field_size_limit(2**24)
     try:
-        with open(path, newline="", encoding="utf-8") as f:
+        with open(path, newline="", encoding="utf-8-sig") as f:
             rows = csv.DictReader(f, delimiter="\t")
             if not {"caption", "image"} <= set(rows.fieldnames or ()):
                 columns = str(rows.fieldnames)[:200]
@@ -569,6 +565,9 @@ def recipe_dataset(
                 f'config.data.source "{data.source}" has no recipes; take one of recipe1m, recipe_tsv, '
                 "recipe_jsonl, recipes_kitchen, kitchen_talk (a judge: of the last two)"
             )
+        if data.get("target_text", "caption") not in recipes.TARGETS:
+            kinds = ", ".join(recipes.TARGETS)
+            raise UserError(f'config.data.target_text "{data.target_text}" is not one of {kinds}')
         told = made(split)
         batches = image_batches(
             found,

@@ -80,7 +80,7 @@ def find(folder: str) -> dict[str, str]:
     config = os.path.join(run, "config.json")
     if os.path.exists(config):
         named = json_files.read(config, "put it back").get("components", {})
-        found |= {name: place for name, place in named.items() if name in KINDS and place}
+        found |= {n: component.moved(place, run) for n, place in named.items() if n in KINDS and place}
     return found
 
 

@@ -15,6 +15,8 @@ from chef_fusion.recipes import Recipe
 from rcg.data import Share
 from rcg.errors import UserError
 
+HELD_OUT = "val"
+
 
 class Documents(Sequence):
     """Texts to read, each a document of its own."""
@@ -41,7 +43,7 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
     `data.eval_every`-th document is for evaluation, the others are for training.
 
     Raises:
-      UserError: nothing there, or a record that is neither.
+      UserError: nothing there, no such split, or a record that is neither.
     """
     if data.eval_every < 1:
         raise UserError(f"config.data.eval_every {data.eval_every} is below 1")
@@ -56,10 +58,14 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
         files += found
     if not files:
         raise UserError("config.data.path is empty; give it .jsonl files of texts or recipes")
+    wanted = data.eval_split if split == "eval" else split
+    trained = wanted in ("train", data.train_split)
+    if not trained and wanted != HELD_OUT:
+        raise UserError(f'texts have the splits train and {HELD_OUT}, not "{wanted}"')
     texts = []
     for path in files:
         for i, (number, record) in enumerate(json_lines(path)):
-            if (i % data.eval_every == 0) != (split in ("eval", data.eval_split)):
+            if (i % data.eval_every == 0) == trained:
                 continue
             texts.append(_document(record, path, number))
     if not texts:
@@ -68,10 +74,10 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
 
 
 def _document(record: dict[str, Any], path: str, number: int) -> str:
-    if isinstance(record.get("text"), str):
-        return record["text"]
     try:
-        return recipes.caption(Recipe.of(record))
+        text = record.get("text")
+        text = text if isinstance(text, str) else recipes.caption(Recipe.of(record))
+        return text.encode(errors="replace").decode()  # half a surrogate pair is no text
     except ValueError as error:
         raise UserError(f'{path}, line {number} has no "text" and is no recipe: {error}') from error
 

@@ -30,9 +30,16 @@ def load(folder: str) -> Any:
     transformers.logging.set_verbosity_error()
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # damaged files make it raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the tokenizer at {folder} can't be read ({reason})") from error
+
+
+def needs_tokens(tokenizer: Any, folder: str, *names: str) -> None:
+    """Raises UserError: a special token ("bos", "eos", "pad") is missing."""
+    for name in names:
+        if getattr(tokenizer, f"{name}_token_id") is None:
+            raise UserError(f"the tokenizer at {folder} has no {name} token, which is needed here")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +53,11 @@ class LanguageTokenizer:
     @classmethod
     def load(cls, folder: str, image_first: int, num_image_tokens: int) -> "LanguageTokenizer":
         made = load(folder)
-        for name in ("bos", "eos", "pad"):
-            if getattr(made, f"{name}_token_id") is None:
-                raise UserError(f"the tokenizer at {folder} has no {name} token; OPT's has bos, eos and pad")
+        needs_tokens(made, folder, "bos", "eos", "pad")
+        if made.pad_token_id == made.bos_token_id:
+            raise UserError(
+                f"the tokenizer at {folder} has one token as bos and pad: no text could be trained"
+            )
         return cls(made, image_first, num_image_tokens)
 
     @property
@@ -112,7 +121,9 @@ class CaptionTokenizer:
 
     @classmethod
     def load(cls, folder: str, length: int = 77) -> "CaptionTokenizer":
-        return cls(load(folder), length)
+        made = load(folder)
+        needs_tokens(made, folder, "bos", "eos")
+        return cls(made, length)
 
     @property
     def vocabulary(self) -> int:
@@ -130,6 +141,8 @@ class CaptionTokenizer:
 
 
 # --- tokenizers of one's own
+
+FILES = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt"}
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>")  # OPT's first four ids
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"  # CLIP's last two

@@ -574,12 +574,23 @@ def main(argv: list[str]) -> int:
         flags.DEFINE_integer("records", 20_000, "with --config: how many to read", 1, flag_values=values)
 
     values = cli.parse(argv, define, __doc__)
-    if values.config:
-        return read(values.config, values.records, values.out)
-    names = chosen(values.cases)
+    of_cases = ("cases", "size", "repeats", "peer", "peer_shims", "libraries", "markdown")
+    for name in of_cases if values.config else ("records",):
+        if values[name].present:
+            raise UserError(
+                f"--{name} has no meaning with{'' if values.config else 'out'} --config; see --help"
+            )
     folder = os.path.dirname(os.path.abspath(values.out))
     if values.out and not os.path.isdir(folder):
         raise UserError(f"--out={values.out}: there is no folder {folder}")
+    if values.config:
+        return read(values.config, values.records, values.out)
+    names = chosen(values.cases)
+    backend = jax.default_backend()
+    if values.libraries and backend != "cpu":
+        raise UserError(
+            f"--libraries compares on the CPU, where theirs run: set JAX_PLATFORMS=cpu, not {backend}"
+        )
     official = None
     if values.peer:
         from launch.runtime.official import Official

@@ -32,7 +32,7 @@ from launch.runtime.comparing import compare
 from launch.runtime.config import validate
 from launch.runtime.setup import Setup, prepare, use_compilation_cache
 from launch.train import evaluate as evaluate_state
-from rcg import json_files
+from rcg import component, json_files
 from rcg.errors import UserError
 
 ENCODER_SPACE = "no FID-Inception: the Frechet distance is in an encoder's space, not to be held against FIDs"
@@ -53,7 +53,16 @@ def saved_config(workdir: str) -> ConfigDict:
     if not os.path.isfile(path):
         raise UserError(f"no run in {workdir} (it has no config.json); train one there first")
     try:
-        return ConfigDict(json_files.read(path, "put it back")).lock()
+        config = ConfigDict(json_files.read(path, "put it back"))
+        for part, names, parts in (
+            ("components", list(config.get("components", {})), 2),
+            ("data", ["tokenizer", "cache", "pictures"], 1),
+        ):
+            for name in names:
+                place = config.get(part, {}).get(name)
+                if place and isinstance(place, str):
+                    config[part][name] = component.moved(place, workdir, parts)
+        return config.lock()
     except (ValueError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}); put it back") from error
 

@@ -76,8 +76,9 @@ class Record:
         with open(self.path + ".lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.stages = self.read()
-            if about.get("kind") == "train":  # maybe in pieces
-                seconds += self.stages.get(name, {}).get("seconds", 0.0)
+            before = self.stages.get(name, {})
+            if about.get("kind") == "train" and not before.get("inputs"):  # a piece of it was stopped
+                seconds += before.get("seconds", 0.0)
             about |= {"name": name, "inputs": inputs, "seconds": seconds, "hardware": self.hardware}
             self.stages[name] = about
             self.write()
@@ -343,6 +344,10 @@ def main(argv: list[str]) -> int:
 
     values = cli.parse(argv, define, __doc__)
     config, workdir = cli.required(values, "config"), cli.required(values, "workdir")
+    if "order" not in config:
+        raise UserError(
+            "--config is no pipeline; one experiment's is for launch.train, a sweep's for launch.sweep"
+        )
     set_fields(config, values.set)
     if values.jobs > 1:
         code = side_by_side(config, workdir, values.stages, values.jobs, argv[1:])

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from chef_fusion import kitchen, targets, texts, tokenization
 from chef_fusion.backbones.stable_diffusion import pipeline
+from chef_fusion.data import RecipeSet
 from chef_fusion.kitchen import pictures
 from chef_fusion.tokenization import CaptionTokenizer
 from launch.runtime import cached, cli, registry
@@ -47,8 +48,8 @@ def make_tokenizer(config: ConfigDict, out: str) -> None:
     Raises:
       UserError: something else is at `out`.
     """
-    if os.path.exists(out) and os.listdir(out) and not os.path.exists(os.path.join(out, "tokenizer.json")):
-        raise UserError(f"{out} exists and is no tokenizer: name another folder, it would be replaced")
+    if os.path.exists(out) and not (os.path.isdir(out) and set(os.listdir(out)) <= tokenization.FILES):
+        raise UserError(f"{out} holds more than a tokenizer: name another folder, it would be replaced")
     open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
     documents = texts.documents(open_source(config.data, "train"))
     staging = os.path.abspath(out) + ".incomplete"
@@ -78,7 +79,7 @@ def make_targets(config: ConfigDict, out: str) -> None:
     path = config.components.stable_diffusion
     held = component.load(path, "stable_diffusion", dtype=options["dtype"])
     sd = pipeline.build(held.architecture, **options)
-    tokenizer = CaptionTokenizer.load(held.tokenizer, sd.max_tokens)
+    tokenizer = CaptionTokenizer.load(held.tokenizer or config.data.tokenizer, sd.max_tokens)
     states = jax.jit(functools.partial(pipeline.encode_text, sd))
 
     def encode(texts: list[str]) -> np.ndarray:
@@ -87,7 +88,7 @@ def make_targets(config: ConfigDict, out: str) -> None:
 
     open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
     shape = (sd.max_tokens, sd.unet.cross_attention_dim)
-    for split in ("train", "eval"):
+    for split in ("train", config.data.eval_split):
         recipes = open_source(config.data, split)
         wanted = targets.identity(recipes, config.data.target_text, held.content_hash, shape)
 
@@ -148,7 +149,7 @@ def make_shards(config: ConfigDict, out: str, shards: int, workers: int) -> None
     open_source = registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
     for split, name in (("train", config.data.train_split), ("eval", config.data.eval_split)):
         source = open_source(config.data, split)
-        if not hasattr(source, "label_names") or hasattr(source, "recipe"):
+        if isinstance(source, (RecipeSet, texts.Documents)):
             raise UserError(f'config.data.source = "{config.data.source}" holds more than images and labels')
 
         def progress(done: int, name: str = name) -> None:
@@ -172,6 +173,8 @@ def prepare(config: ConfigDict, out: str, views: int = 0) -> None:
     Raises:
       UserError: it needs nothing, or something is missing.
     """
+    if "experiment" not in config:
+        raise UserError("--config is of no experiment; a pipeline prepares its own stages")
     if config.experiment in PREPARED:
         PREPARED[config.experiment](config, out)
     else:
@@ -191,6 +194,8 @@ def main(argv: list[str]) -> int:
 
     values = cli.parse(argv, define, __doc__)
     config, out = cli.required(values, "config"), cli.required(values, "out")
+    if values.workers and not values.shards:
+        raise UserError("--workers write shards: it needs --shards")
     if values.shards:
         make_shards(config, out, values.shards, values.workers)
     else:

@@ -84,6 +84,10 @@ ROLES = {
 
 # regex on a result's name -> (what it means, which way is better)
 MEANINGS = (
+    (r"^chance$", "what always naming the most common class would score", ""),
+    (r"_of_others|chance|unchanged", "what it is without knowing the right one, to compare with", ""),
+    (r"floor", "between two halves of the real ones, to compare with", ""),
+    (r"frechet_noise", "of plain noise, to compare with", ""),
     (r"sacrebleu_as_published", "the published code's figure: its first text against all references", ""),
     (r"sacrebleu|rouge", "how much of its wording a recipe shares with the true one", "higher"),
     (r"ingredient_(f1|precision|recall)", "how well the ingredients are those of the dish", "higher"),
@@ -95,7 +99,6 @@ MEANINGS = (
     (r"token_accuracy", "how often the next word is guessed", "higher"),
     (r"recall_at", "how often the right text is among the first for a picture", "higher"),
     (r"^perplexity", "among how many words it hesitates", "lower"),
-    (r"chance", "what always naming the most common class would score", ""),
     (r"knn", "how often a held-out picture's nearest neighbours name its class", "higher"),
     (
         r"linear_probe",
@@ -200,9 +203,8 @@ class Run:
         """Task folder's name -> {"folder", and what samples.json tells}, in the pipeline's order."""
         places = [stage["dir"] for stage in self.stages if stage.get("kind") == "sample" and "dir" in stage]
         for folder in ["", *(stage.get("dir", "") for stage in self.trained)]:
-            places += sorted(
-                os.path.relpath(p, self.workdir) for p in glob.glob(self.path(folder, "samples", "*"))
-            )
+            drawn = glob.escape(self.path(folder, "samples"))
+            places += sorted(os.path.relpath(p, self.workdir) for p in glob.glob(os.path.join(drawn, "*")))
         found = {}
         for place in dict.fromkeys(places):
             if os.path.isfile(self.path(place, "grid.png")):
@@ -232,14 +234,15 @@ class Run:
 
     def single(self, place: str | None) -> str:
         """One picture of a task, small, as a data URI; "" where there is none."""
-        files = sorted(glob.glob(self.path(place, "*.png"))) if place else []
+        files = sorted(glob.glob(os.path.join(glob.escape(self.path(place)), "*.png"))) if place else []
         files = [f for f in files if os.path.basename(f) != "grid.png"]
         return data_uri(files[0], 168)[0] if files else ""
 
     def panels(self, stage: Json) -> dict[str, tuple[str, str]]:
         """Panel's name -> (path, step) of its newest picture; names are what is left without the step."""
         found = {}
-        for path in sorted(glob.glob(self.path(stage.get("dir", ""), "panels", "*.png"))):
+        panels = glob.escape(self.path(stage.get("dir", ""), "panels"))
+        for path in sorted(glob.glob(os.path.join(panels, "*.png"))):
             stem = os.path.splitext(os.path.basename(path))[0]
             match = re.fullmatch(r"(.*?)[_-]?(?:step[_-]?)?(\d+)", stem)
             name, step = (match[1], match[2].lstrip("0") or "0") if match else (stem, "")
@@ -295,7 +298,7 @@ def header(run: Run, nav: str) -> str:
     about, machines = run.about, run.machines()
     parameters = sum(stage.get("parameters") or 0 for stage in run.trained)
     facts = {
-        "from nothing to here": duration(sum(stage.get("seconds") or 0 for stage in run.stages)),
+        "all stages together": duration(sum(stage.get("seconds") or 0 for stage in run.stages)),
         "networks trained": str(len(run.trained)) if run.trained else "",
         "parameters": charts.short(parameters) if parameters else "",
         "device": ", ".join({str(hardware.get("device", "")): None for hardware in machines}),
@@ -445,7 +448,7 @@ def curves(run: Run) -> str:
 def meaning(name: str) -> tuple[str, str]:
     """(what a number means, which way is better), by its name."""
     for pattern, text, better in MEANINGS:
-        if re.search(pattern, name.lower()):
+        if re.search(pattern, name.lower().rpartition("/")[2]):  # without the split
             return text, better
     return "", ""
 
@@ -527,7 +530,7 @@ def times(run: Run) -> str:
         )
     if not body:
         return ""
-    kinds = {"train": "training", "evaluate": "measuring", "sample": "sampling"}
+    kinds = {"prepare": "preparing", "train": "training", "evaluate": "measuring", "sample": "sampling"}
     used = {stage.get("kind") for stage in timed}
     key = "".join(f'<span class="{k}">{word}</span>' for k, word in kinds.items() if k in used)
     total = duration(sum(stage["seconds"] for stage in timed))

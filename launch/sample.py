@@ -258,23 +258,14 @@ def main(argv: list[str]) -> int:
     save_png(os.path.join(out, "grid.png"), grid(rows, columns or None))
 
     networks = {name: getattr(model, name) for name in paths}
+    used = ["mage_steps", "temperature", "cfg_scale", "batch_size", "dtype"]
+    if task in ("generate", "class_conditional"):
+        used += ["rdm_steps", "eta", "ddim_end"]
     about = {
         "task": task,
         "samples": count,
         "seed": values.seed,
-        "settings": {
-            k: values[k].value
-            for k in (
-                "cfg_scale",
-                "rdm_steps",
-                "eta",
-                "ddim_end",
-                "mage_steps",
-                "temperature",
-                "batch_size",
-                "dtype",
-            )
-        },
+        "settings": {name: values[name].value for name in used},
         "labels": values.labels,
         "images": values.image,
         "components": {

@@ -337,6 +337,10 @@ def main(argv: list[str]) -> int:
 
     values = cli.parse(argv, define, __doc__)
     config = cli.required(values, "config")
+    if "members" not in config:
+        raise UserError(
+            "--config is no sweep; a pipeline's is for launch.pipeline, one experiment's for launch.train"
+        )
     names = [slug(member.name) for member in config.members]
     if len(set(names)) < len(names):
         raise UserError("two members of the sweep have the same name")

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from launch.runtime import cli, dry_run, processes
 from launch.runtime.checkpoint import Checkpoints, DamagedError
-from launch.runtime.config import same_components, save_or_compare, validate
+from launch.runtime.config import folder_hash, save_or_compare, validate
 from launch.runtime.images import labelled_rows, save_png
 from launch.runtime.metrics import MetricWriter
 from launch.runtime.progress import Progress
@@ -170,6 +170,21 @@ def evaluate(setup: Setup, state: TrainState, frozen: Any, partial: str = "") ->
     return {k: {"seed": setup.config.seed, "step": int(state.step)} | v for k, v in results.items()}
 
 
+def contents(setup: Setup) -> dict[str, str]:
+    """What lies at the paths of the config that name networks, tokenizers and caches: field -> hash. Of a
+    cache that which says what it is of."""
+    found = {f"components.{name}": about.content_hash for name, about in setup.components.items()}
+    for part, name, ending in (
+        ("data", "tokenizer", ""),
+        ("data", "cache", ".json"),
+        ("method", "targets", ".json"),
+    ):
+        folder = setup.config.get(part, {}).get(name)
+        if folder and os.path.isdir(folder):
+            found[f"{part}.{name}"] = folder_hash(folder, ending)
+    return found
+
+
 def exported_step(workdir: str) -> int | None:
     """The step that the exported component is of; None: there is none."""
     path = os.path.join(workdir, "component")
@@ -214,12 +229,11 @@ def train(config: ConfigDict, workdir: str, allow_older: bool = False) -> int:
 def _train(setup: Setup, workdir: str, allow_older: bool) -> int:
     config, first = setup.config, processes.first()
     processes.wait("workdir")
-    save_or_compare(config, workdir, write=False)
-    same_components(config, {k: c.content_hash for k, c in setup.components.items()}, workdir, write=first)
-    save_or_compare(config, workdir, write=first)
+    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    begun = checkpoints.latest() is not None or exported_step(workdir) is not None
+    save_or_compare(config, workdir, contents(setup), write=first, begun=begun)
     processes.wait("config")
 
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     reached = checkpoints.latest() or 0
     if reached >= config.total_steps and exported_step(workdir) == reached:
         if first:
@@ -349,6 +363,9 @@ def main(argv: list[str]) -> int:
     values = cli.parse(argv, define, __doc__)
     config = cli.required(values, "config")
     processes.join(values)
+    planned = [name for name in dry_run.FLAGS if values[name].present]
+    if planned and not values.dry_run:
+        raise UserError(f"--{planned[0]} is for --dry_run, which is not given")
     if values.dry_run:
         if values.devices:
             dry_run.use_devices(values.devices, config)

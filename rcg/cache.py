@@ -4,10 +4,12 @@ A folder holds, for each split, `<split>.json`, which says of what the rows are,
 each array. A cache of something else is refused; one that was cut off goes on where it was.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -86,7 +88,35 @@ def write(
     Raises:
       UserError: rows that are not finite, or a disk that can't take them.
     """
-    os.makedirs(folder, exist_ok=True)
+    with alone(folder):
+        _write(folder, split, wanted, specs, rows, compute, batch_size, progress, what)
+
+
+@contextlib.contextmanager
+def alone(folder: str) -> Iterator[None]:
+    """Makes the folder, and holds it: of two commands that would write the same files one is refused.
+
+    Raises:
+      UserError: another writes there, or it can't be written to.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"can't write to {folder} ({error.strerror}); name another folder") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise UserError(f"another process is writing to {folder}; wait for it, or stop it") from error
+    try:
+        yield
+    finally:
+        os.close(held)
+
+
+def _write(folder, split, wanted, specs, rows, compute, batch_size, progress, what) -> None:
+    """See `write`. A cache of something else stays until this one is whole."""
     path = _about(folder, split)
     try:
         open_arrays(folder, split, wanted, what)
@@ -94,8 +124,6 @@ def write(
             return
     except UserError:
         pass
-    if os.path.exists(path):
-        os.remove(path)
     state, done = path + ".incomplete", 0
     staging = {name: _array(folder, split, name) + ".incomplete" for name in specs}
     plan = {"of": dict(wanted), "arrays": {k: [list(s), np.dtype(d).name] for k, (s, d) in specs.items()}}
@@ -128,6 +156,8 @@ def write(
         array.flush()
         arrays[name] = {"shape": list(array.shape), "sha256": _digest(staging[name])}
     del held
+    if os.path.exists(path):
+        os.remove(path)
     for name, made in staging.items():
         os.replace(made, _array(folder, split, name))
     _write_json(path, {"of": dict(wanted), "arrays": arrays})
@@ -139,7 +169,8 @@ def _reserve(path: str) -> None:
     """Takes all the room of a mapped file: to run out of it later would be a signal, not an error."""
     try:
         with open(path, "r+b") as f:
-            os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(f.fileno(), 0, os.path.getsize(path))
     except OSError as error:
         size = os.path.getsize(path)
         os.remove(path)

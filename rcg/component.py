@@ -1,6 +1,6 @@
 """The one form in which a trained network is kept and handed on: a directory.
 
-    component.json   kind, architecture, preprocessing, provenance, content hash, format version
+    component.json   kind, architecture, provenance, content hash, format version
     params/          Orbax, one array per leaf: the network's Flax variables
     tokenizer/       of a language model or text encoder: its tokenizer's files
 
@@ -25,6 +25,7 @@ from rcg.errors import UserError
 
 FORMAT = 1
 EXACT = ("rcg.inception", "rcg.kmeans")  # kinds that are compared by: never in half precision
+EXACT_LEAVES = {"rcg.vqgan": ("codebook",)}  # a rounded one would make other tokens of the same image
 FILE_BYTES = 2**27  # as much is held before a file of arrays is written
 PyTree = Any
 
@@ -87,10 +88,12 @@ def _write(path: str, component: Component, digest: str) -> None:
         and not (os.path.isdir(path) and not os.listdir(path))
     ):
         raise UserError(f"{path} exists and is no component: name another folder, it would be replaced")
-    os.makedirs(parent, exist_ok=True)
     staging = os.path.join(parent, f".{os.path.basename(path)}.incomplete")
     shutil.rmtree(staging, ignore_errors=True)
-    os.makedirs(staging)
+    try:
+        os.makedirs(staging)
+    except OSError as error:
+        raise UserError(f"can't write {path} ({error.strerror}); name another folder") from error
     alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
     handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
     held = jax.tree.map(lambda leaf: np.asarray(leaf).view(_Still), component.variables)
@@ -114,6 +117,17 @@ def _write(path: str, component: Component, digest: str) -> None:
         os.rename(path, retired)
     os.rename(staging, path)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+def moved(path: str, run: str, parts: int = 2) -> str:
+    """The path that a run's config names; if nothing is there, but it is beside the run under the same name,
+    as in a pipeline's folder that was moved, that.
+
+    Args:
+      parts: how many of the path's last names are below the pipeline's folder.
+    """
+    beside = os.path.join(os.path.dirname(os.path.abspath(run)), *path.split("/")[-parts:])
+    return beside if not os.path.exists(path) and os.path.exists(beside) else path
 
 
 def describe(path: str, kind: str | None = None) -> Component:
@@ -159,11 +173,13 @@ def describe(path: str, kind: str | None = None) -> Component:
 
 def held_in(component: Component, dtype: Any) -> PyTree:
     """Shapes and dtypes of the component's variables when it is held in `dtype`: parameters are, unless the
-    kind is exact; statistics and whole numbers stay what they are."""
+    kind or the leaf is exact; statistics and whole numbers stay what they are."""
     exact = dtype is None or component.kind in EXACT
+    leaves = EXACT_LEAVES.get(component.kind, ())
 
     def one(path, leaf):
-        cast = not exact and path[0].key == "params" and jnp.issubdtype(leaf.dtype, jnp.floating)
+        rounded = path[0].key == "params" and path[-1].key not in leaves
+        cast = not exact and rounded and jnp.issubdtype(leaf.dtype, jnp.floating)
         return jax.ShapeDtypeStruct(leaf.shape, dtype if cast else leaf.dtype)
 
     return jax.tree.map_with_path(one, component.variables)

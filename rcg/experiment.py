@@ -74,8 +74,9 @@ def eval_batches(
     processes, index = jax.process_count(), jax.process_index()
     size = config.batch_size // processes
     for batch in dataset("eval", size, config.seed, index, processes):
-        keep = whole(batch["mask"]) > 0
-        yield put({name: batch[name] for name in fields}), np.asarray(keep), batch
+        # the mask goes with the rows: devices may be in another order than processes
+        placed = put({name: batch[name] for name in (*fields, "mask")})
+        yield placed, whole(placed["mask"]) > 0, batch
 
 
 def whole(array: jax.Array | np.ndarray) -> np.ndarray:

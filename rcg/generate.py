@@ -323,6 +323,8 @@ def generate_batches(
     _check(model, "generate", "rdm" if by_representation else None, mage_steps, cfg_scale, temperature)
     if num < 1:
         raise UserError(f"num is {num}, must be at least 1")
+    if by_representation and model.rdm.module.condition_dim:
+        raise UserError("this RDM is told recipes; see generate_from, or give one that is not")
     classes = num_classes(model)
     label_key, key = jax.random.split(key)
     if labels is None:
@@ -420,8 +422,11 @@ def represent(model: RCG, images: Any) -> Array:
     images = jnp.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3:
         raise UserError(f"images have shape {images.shape}, expected [N, H, W, 3]")
+    if not len(images) or (jnp.issubdtype(images.dtype, jnp.integer) and images.dtype != jnp.uint8):
+        raise UserError(f"{len(images)} images of {images.dtype}, expected some, uint8 or float in [0, 1]")
     settings, variables = _use(model, ["encoder"], mage_steps=0, guided=False)
-    return _represent(settings, variables, images)
+    program = lambda _, part: _represent(settings, variables, part)  # noqa: E731
+    return jnp.concatenate(list(_batches(program, jax.random.key(0), images, None)))
 
 
 def paint(
@@ -442,6 +447,9 @@ def paint(
     if model.mage.module.conditioning != "representation":
         raise UserError("painting needs a MAGE conditioned on representations")
     _check(model, "paint", None, mage_steps, cfg_scale, temperature)
+    representations, width = jnp.asarray(representations), model.mage.module.rep_dim
+    if representations.ndim != 2 or representations.shape[1] != width or not len(representations):
+        raise UserError(f"representations have shape {representations.shape}, expected [N, {width}]")
     settings, variables = _use(
         model, ["tokenizer", "mage"], mage_steps=mage_steps, guided=cfg_scale > 0, same_noise=same_noise
     )
@@ -450,7 +458,7 @@ def paint(
         chosen = key if same_noise else batch_key
         return _paint(settings, variables, chosen, cond, temperature, cfg_scale)
 
-    return jnp.concatenate(list(_batches(program, key, jnp.asarray(representations), batch_size)))
+    return jnp.concatenate(list(_batches(program, key, representations, batch_size)))
 
 
 def reconstruct(model: RCG, key: Array, images: Any, num: int = 4, **settings: Any) -> Array:

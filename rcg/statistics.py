@@ -7,6 +7,7 @@ say besides how many images ("n") in which features ("features"). Sums are in fl
 import dataclasses
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -158,7 +159,7 @@ def load(path: str, dim: int, features: str = "") -> tuple[np.ndarray, np.ndarra
     try:
         with np.load(path) as file:
             held = {name: file[name] for name in ("mu", "sigma", "n", "features") if name in file}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise UserError(f"the statistics {path} can't be read ({error})") from error
     return _checked(path, held, dim, features)
 

@@ -15,6 +15,19 @@ from rcg.component import Component
 from rcg.errors import UserError
 from rcg.experiment import Experiment, compute_options, eval_batches, whole
 
+RANKED = 1024  # pictures at once
+
+
+def ranked(images: np.ndarray, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of pairs of features [N, D]: (how many texts are nearer to each picture than its own [N]; how near that
+    is [N])."""
+    ranks, own = [], []
+    for first in range(0, len(images), RANKED):  # of all at once there may be no room for the matrix
+        similarity = images[first : first + RANKED] @ texts.T
+        own.append(np.diagonal(similarity, first))
+        ranks.append((similarity > own[-1][:, None]).sum(1))
+    return np.concatenate(ranks), np.concatenate(own)
+
 
 def experiment(config: ConfigDict, components: Mapping[str, Component], source: Any) -> Experiment:
     """See `Experiment`. Needs no component; `config.data.tokenizer` is a folder.
@@ -58,7 +71,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def loss(params, extra, frozen, batch, rng):
         images, texts = features(params, batch)
-        scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(100.0)))
+        scale = jnp.exp(params["logit_scale"])
         logits = scale * images @ texts.T
         own = jnp.arange(len(logits))
         both = [-jnp.diagonal(jax.nn.log_softmax(side)).mean() for side in (logits, logits.T)]
@@ -66,20 +79,22 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         hits = (logits.argmax(1) == own).mean()
         return value, ({"loss": value, "accuracy": hits, "logit_scale": scale}, extra)
 
+    def constrain(params, frozen):
+        """The scale is at most 100, as in CLIP's own training."""
+        return params | {"logit_scale": jnp.minimum(params["logit_scale"], jnp.log(100.0))}
+
     def evaluate(params, extra, frozen, rng, put):
         run, found = jax.jit(features), []
         for placed, keep, _ in eval_batches(dataset, config, put, ("image", "text_ids")):
             found.append([whole(x)[keep] for x in run(params, placed)])
         images, texts = (np.concatenate(side) for side in zip(*found, strict=True))
-        similarity = images @ texts.T
-        rank = (similarity > np.diagonal(similarity)[:, None]).sum(1)
+        rank, own = ranked(images, texts)
         samples = len(rank)
         results = {f"recall_at_{k}": float((rank < k).mean()) for k in (1, 5)}
         results["chance_recall_at_1"] = 1 / samples
-        results["similarity_of_pairs"] = float(np.diagonal(similarity).mean())
-        results["similarity_of_others"] = float(
-            (similarity.sum() - np.trace(similarity)) / max(samples * (samples - 1), 1)
-        )
+        results["similarity_of_pairs"] = float(own.mean())
+        everything = float(images.sum(0, np.float64) @ texts.sum(0, np.float64))
+        results["similarity_of_others"] = (everything - float(own.sum())) / max(samples * (samples - 1), 1)
         return {name: {"value": value, "samples": samples} for name, value in results.items()}
 
     return Experiment(
@@ -95,5 +110,6 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         panels=lambda params, extra, frozen, batch, rng: {},
         evaluate=evaluate,
         export=lambda params, extra: {"params": params},
+        constrain=constrain,
         tokenizer=config.data.tokenizer,
     )

@@ -89,7 +89,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         if cached:
             encoder = components["stable_diffusion"].content_hash
             wanted = targets.identity(recipes, config.data.target_text, encoder, shape)
-            held = targets.open_targets(method.targets, split, wanted)
+            name = config.data.eval_split if split == "eval" else split
+            held = targets.open_targets(method.targets, name, wanted)
         return Texts(
             recipes,
             chef.language,

@@ -27,6 +27,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     architecture = opt.resolve(config.model.to_dict())
     module, length = opt.build(architecture, **options), config.data.length
     tokenizer = tokenization.load(config.data.tokenizer)
+    tokenization.needs_tokens(tokenizer, config.data.tokenizer, "bos")
     if len(tokenizer) > module.vocab_size:
         raise UserError(
             f"the tokenizer {config.data.tokenizer} has {len(tokenizer)} tokens, but config.model.vocab_size "

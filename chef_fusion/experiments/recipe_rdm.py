@@ -13,7 +13,7 @@ from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.data import Texts, recipe_dataset
 from chef_fusion.recipe_rdm import condition
 from chef_fusion.tokenization import CaptionTokenizer
-from rcg import encoders, rdm
+from rcg import diffusion, encoders, rdm
 from rcg import metrics as image_metrics
 from rcg.component import Component
 from rcg.errors import UserError
@@ -36,6 +36,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     sizes = {"channels": encoder.rep_dim, "condition_dim": 2 * sd.unet.cross_attention_dim}
     architecture = config.model.to_dict() | sizes
     module = rdm.build(architecture, **options)
+    diffusion.ddim_tables(module.tables(), method.rdm_steps, method.eta, method.ddim_end)  # can there be such
     words = components["stable_diffusion"].tokenizer or config.data.tokenizer
     tokenizer = CaptionTokenizer.load(words, sd.max_tokens)
     dataset = recipe_dataset(

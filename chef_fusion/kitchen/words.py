@@ -41,7 +41,7 @@ _UNITS = {
     "strip": "green pepper, grilled chicken, red pepper",
     "wedge": "lime",
 }
-UNITS = {name: unit for unit, names in _UNITS.items() for name in names.split(", ")}
+UNITS = {name.strip(): unit for unit, names in _UNITS.items() for name in names.split(",")}
 PLURALS = {
     "leaf": "leaves",
     "beef patty": "beef patties",

@@ -4,7 +4,7 @@
         --config.data.path=recipes.jsonl.gz,cookbooks/ --config.data.tokenizer=<folder of an OPT tokenizer>
 
 Variants: 125m to 66b (the published sizes; of their training recipe the learning rate, the sequence length
-and the optimiser), small (2.1M parameters besides the embeddings: a quarter of an hour on two cores).
+and the optimiser), small (1.8M parameters besides the embeddings: a quarter of an hour on two cores).
 """
 
 from ml_collections import ConfigDict
@@ -46,7 +46,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.optimizer.weight_decay = 0.1
     c.optimizer.clip_norm = 1.0
     c.optimizer.schedule = "cosine"
-    c.optimizer.min_learning_rate = 0.1 * c.optimizer.learning_rate
+    c.optimizer.min_learning_rate = 0.1 * c.optimizer.get_oneway_ref("learning_rate")
     c.optimizer.warmup_steps = 2000
     if arg.variant == "small" or arg.runlocal:
         c.model.variant = ""

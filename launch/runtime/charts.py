@@ -14,9 +14,9 @@ Point = tuple[float, float]
 
 def short(value: float) -> str:
     """For an axis or a table: "0.0312", "4.56", "12k", "3.4M"."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
-        if abs(value) >= size:
-            return f"{value / (1e3 if letter == 'k' else size):.3g}{letter}"
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= max(0.9995 * size, 1e4):  # which rounds to one of it
+            return f"{value / size:.3g}{letter}"
     return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -106,7 +106,8 @@ def curve(name: str, points: Sequence[Point]) -> str:
 
 def bars(name: str, values: Sequence[tuple[str, float]]) -> str:
     """(label, value) pairs -> an SVG chart of horizontal bars from zero; values are not negative."""
-    line, start = 24, 150
+    line, letter = 24, 6.2  # of a letter's width at most
+    start = max(150, min(WIDTH - 120, 16 + letter * max((len(label) for label, _ in values), default=0)))
     high = max((v for _, v in values if math.isfinite(v)), default=1) or 1
     parts = []
     for i, (label, value) in enumerate(values):

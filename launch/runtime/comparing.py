@@ -205,6 +205,13 @@ def compare(
       save_statistics: npz to write the statistics of `images` to.
     """
     os.makedirs(out, exist_ok=True)
+    if 0 < keep <= 3 or keep < 0:
+        raise UserError(
+            f"--keep={keep}: precision and recall need more than 3 images of each set, 0: neither"
+        )
+    kept_in = os.path.dirname(os.path.abspath(save_statistics))
+    if save_statistics and not os.path.isdir(kept_in):
+        raise UserError(f"--save_statistics={save_statistics}: there is no folder {kept_in}")
     gatherer = Gatherer(features, batch_size)
     name, metric = gatherer.extract.name, gatherer.extract.metric
     made_partial, real_partial = (
@@ -228,9 +235,10 @@ def compare(
         elif keep and _has_images(reference):
             held = open_set(reference)
             real_kept = gatherer.gather(reference, held, image_size, keep, False, real_partial).kept
-        told = {"reference": os.path.basename(os.path.normpath(reference)), "reference_samples": given[2]}
+        told = {"reference": os.path.basename(os.path.normpath(reference))}
+        told |= {"reference_samples": given[2]} if given[2] else {}  # a file of statistics may not say
         results[metric] = {"value": statistics.distance(given[:2], gaussian)} | about | told
-        if keep and real_kept is not None:
+        if keep and real_kept is not None and min(len(real_kept), len(made.kept)) > 3:
             precision, recall = metrics.precision_recall(real_kept, made.kept)
             told = told | {"samples": len(made.kept), "reference_samples": len(real_kept), "k": 3}
             results["precision"] = {"value": precision} | about | told

@@ -1,8 +1,10 @@
 """A run's config: checked before any device work, saved beside the run, compared on resume."""
 
+import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -87,6 +89,9 @@ def validate(config: ConfigDict, num_devices: int, processes: int = 0) -> None:
     Raises:
       UserError: naming the field, both numbers, and what would do.
     """
+    if "experiment" not in config:
+        kind = "launch.pipeline" if "order" in config else "launch.sweep" if "members" in config else ""
+        raise UserError(f"this config is of no experiment{f'; it is for {kind}' if kind else ''}")
     registry.resolve(registry.EXPERIMENTS, config.experiment, "config.experiment")
     if "data" in config and config.data.source not in registry.SOURCES:
         registry.resolve(registry.SOURCES, config.data.source, "config.data.source")
@@ -125,6 +130,8 @@ def validate(config: ConfigDict, num_devices: int, processes: int = 0) -> None:
     for name, allowed in choices.items():
         if flat[name] not in allowed:
             raise UserError(f'config.{name} = "{flat[name]}" is not one of {", ".join(allowed)}')
+    if config.optimizer.schedule == "step" and config.optimizer.decay_steps < 1:
+        raise UserError('config.optimizer.schedule "step" needs decay_steps: after how many the rate falls')
     if not 0 <= config.ema.decay < 1:
         raise UserError(f"config.ema.decay is {config.ema.decay}, must be in [0, 1)")
     if config.optimizer.warmup_steps > config.total_steps:
@@ -134,42 +141,49 @@ def validate(config: ConfigDict, num_devices: int, processes: int = 0) -> None:
         )
 
 
-def same_components(config: ConfigDict, hashes: dict[str, str], workdir: str, write: bool = True) -> None:
-    """Keeps in the workdir what the networks were that a run stands on; refuses others at the same paths.
+def folder_hash(folder: str, ending: str = "") -> str:
+    """Of the names and contents of the files in a folder whose names end so."""
+    digest = hashlib.sha256()
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(ending) and os.path.isfile(os.path.join(folder, name)):
+            with open(os.path.join(folder, name), "rb") as f:
+                digest.update(f"{name}\0".encode() + hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()
+
+
+def save_or_compare(
+    config: ConfigDict,
+    workdir: str,
+    contents: Mapping[str, str] | None = None,
+    write: bool = True,
+    begun: bool = True,
+) -> None:
+    """Saves the resolved config in a new workdir; in one where a run has `begun` refuses a config that
+    computes something else. Without `write` it only compares.
 
     Args:
-      hashes: component name -> content hash.
-
-    Raises:
-      UserError: naming the component.
-    """
-    path = os.path.join(workdir, "components.json")
-    before = json_files.read(path, "put it back or use another --workdir") if os.path.exists(path) else {}
-    for name, digest in hashes.items():
-        if not decides_training(config.experiment, f"components.{name}"):
-            continue
-        if before.get(name, digest) != digest:
-            raise UserError(
-                f"{workdir} was trained on another {name} than is now at {config.components[name]} (content "
-                f"{before[name][:12]}, not {digest[:12]}); put that back, or train anew in another folder"
-            )
-    if write and before != hashes:
-        with open(path + ".incomplete", "w") as f:
-            json.dump(hashes, f, indent=2)
-        os.replace(path + ".incomplete", path)
-
-
-def save_or_compare(config: ConfigDict, workdir: str, write: bool = True) -> None:
-    """Saves the resolved config in a new workdir; in an old one refuses a config that computes something
-    else than the run that is there. Without `write` it only compares.
+      contents: fields that are paths of networks, tokenizers and caches -> hashes of what is there, kept in
+        components.json: such a field is the same where that is, wherever it lies.
 
     Raises:
       UserError: with the differing fields, old -> new.
     """
-    path = os.path.join(workdir, "config.json")
+    path, beside = os.path.join(workdir, "config.json"), os.path.join(workdir, "components.json")
+    contents = dict(contents or {})
     new = flatten(config.to_dict())
-    if os.path.exists(path):
-        old = flatten(json_files.read(path, "put it back or use another --workdir"))
+    if begun and os.path.exists(path):
+        advice = "put it back or use another --workdir"
+        old = flatten(json_files.read(path, advice))
+        before = json_files.read(beside, advice) if os.path.exists(beside) else {}
+        for field in before.keys() & contents.keys():
+            if before[field] == contents[field]:
+                old[field] = new[field]
+            elif old.get(field) == new[field] and not may_change(config.experiment, field):
+                name, was, now = field.rpartition(".")[2], before[field][:12], contents[field][:12]
+                raise UserError(
+                    f"{workdir} was trained on another {name} than is now at {new[field]} (content {was}, "
+                    f"not {now}); put that back, or train anew in another folder"
+                )
         differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
         # a field that the run's version did not have
         differing = [k for k in differing if k in old or new[k] not in ("", 0, None, BEFORE.get(k))]
@@ -180,8 +194,7 @@ def save_or_compare(config: ConfigDict, workdir: str, write: bool = True) -> Non
                 f"{workdir} holds a run with another config ({diff}); use another --workdir, "
                 "or the config it was started with"
             )
-    if write:
-        staging = path + ".incomplete"
-        with open(staging, "w") as f:
-            json.dump(config.to_dict(), f, indent=2)
-        os.replace(staging, path)
+    for place, held in ((path, config.to_dict()), (beside, contents)) if write else ():
+        with open(place + ".incomplete", "w") as f:
+            json.dump(held, f, indent=2)
+        os.replace(place + ".incomplete", place)

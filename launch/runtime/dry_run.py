@@ -54,6 +54,9 @@ class Hardware:
         return cls(values.device_gib, values.device_tflops, values.device_gbs, values.link_gbs, values.hosts)
 
 
+FLAGS = ("device_gib", "device_tflops", "device_gbs", "link_gbs", "devices", "hosts")
+
+
 def define(values: flags.FlagValues) -> None:
     """The flags of a dry run."""
     define_in = {"flag_values": values, "lower_bound": 0.0}
@@ -175,7 +178,7 @@ def _needs(config: ConfigDict, setup: Setup, held: int) -> Needs:
 
 def _print_times(needs: Needs, hardware: Hardware) -> None:
     """How long a step takes at best, by each limit that is given."""
-    if not (hardware.tflops or hardware.bandwidth_gbs):
+    if not (hardware.tflops or hardware.bandwidth_gbs or hardware.link_gbs):
         return
     moved = 2 * needs.held  # everything that is held is read in the forward and the backward pass
     limits = {

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rcg.data import cores
 from rcg.errors import UserError
 
 Repetition = Callable[[], Any]
@@ -39,7 +40,10 @@ class Official:
         sys.path[:0] = [os.path.abspath(shims), self.path] if shims else [self.path]
         self.torch = torch
         self.cuda = torch.cuda.is_available() and jax.default_backend() == "gpu"
-        torch.set_num_threads(os.cpu_count())
+        if not self.cuda and jax.default_backend() != "cpu":
+            here = jax.default_backend()
+            raise UserError(f"--peer can't use this {here}: install torch for it, or set JAX_PLATFORMS=cpu")
+        torch.set_num_threads(cores())
         if not self.cuda:  # the code calls .cuda() everywhere
             to = torch.Tensor.to
 

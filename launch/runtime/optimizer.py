@@ -116,8 +116,12 @@ def make_optimizer(config: ConfigDict, params: Any) -> optax.GradientTransformat
             raise UserError(f"optimizer group {name}: muon_scale {settings.muon_scale} must be above 0")
 
     def label(path, _):
-        names = (n for n, s in groups.items() if n != "default" and re.search(s.params, path_name(path)))
-        return next(names, "default")
+        others = {n: s.params for n, s in groups.items() if n != "default"}
+        try:
+            names = [n for n, pattern in others.items() if re.search(pattern, path_name(path))]
+        except re.error as error:
+            raise UserError(f"a pattern of optimizer groups, one of {others}, is none: {error}") from error
+        return next(iter(names), "default")
 
     labels = jax.tree.map_with_path(label, params)
     unused = set(groups) - {"default"} - set(jax.tree.leaves(labels))

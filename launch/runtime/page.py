@@ -123,7 +123,8 @@ tbody th { padding: 30px 0 8px; font: 600 18px/1.3 var(--serif); color: var(--in
 .key { display: flex; flex-wrap: wrap; gap: 4px 18px; font-size: 14px; color: var(--soft); }
 .key span::before { content: ""; display: inline-block; width: 10px; height: 10px; border-radius: 3px;
   margin-right: 7px; background: var(--colour); }
-.train { --colour: var(--accent); } .evaluate { --colour: var(--second); } .sample { --colour: var(--third); }
+.train { --colour: var(--accent); } .prepare { --colour: var(--soft); }
+.evaluate { --colour: var(--second); } .sample { --colour: var(--third); }
 dl.machine { display: grid; gap: 10px 24px; margin: 20px 0 0;
   grid-template-columns: minmax(90px, max-content) 1fr; }
 dl.machine dt { color: var(--soft); } dl.machine dd { margin: 0; overflow-wrap: anywhere; }

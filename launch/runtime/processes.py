@@ -30,11 +30,15 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_integer("process_id", -1, "which one this is, from 0", lower_bound=-1, flag_values=values)
 
 
+def one_of_several() -> bool:
+    """Whether a launcher says that it started this process as one of several."""
+    return any(int(os.environ.get(n) or 1) > 1 and index in os.environ for n, index in LAUNCHERS)
+
+
 def launched() -> bool:
     """Whether a launcher that JAX knows started this process as one of several, or it runs on a TPU VM."""
-    for count, index in LAUNCHERS:
-        if int(os.environ.get(count) or 1) > 1 and index in os.environ:
-            return True
+    if one_of_several():
+        return True
     platforms = os.environ.get("JAX_PLATFORMS", "")
     return "tpu" in platforms or (not platforms and importlib.util.find_spec("libtpu") is not None)
 
@@ -74,6 +78,11 @@ def join(values: flags.FlagValues) -> None:
     except ValueError as error:
         if any(said.values()):
             raise UserError(f"--coordinator={values.coordinator}: {error}") from error
+        if one_of_several():
+            raise UserError(
+                f"this is one of several processes, but where the others are is not known ({error}); give "
+                "each --coordinator, --num_processes and --process_id"
+            ) from error
         # a TPU outside of a TPU VM: nothing to join
     except RuntimeError as error:
         where = values.coordinator or "the coordinator that the environment names"

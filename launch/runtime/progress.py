@@ -82,9 +82,11 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def compiled(self, seconds: float) -> None:
-        """The step was compiled in `seconds`; the rate starts now."""
+        """A step was compiled in `seconds`, which the rate leaves out; with the first it begins."""
         self._compile += seconds
-        self._synced_at = time.perf_counter()
+        now = time.perf_counter()
+        first = self._step == self._start_step
+        self._synced_at = now if first else min(self._synced_at + seconds, now)
         self.note(f"compiled in {seconds:.1f} s")
 
     def step(self, step: int, metrics: Mapping[str, float] | None = None) -> None:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from launch.runtime.mesh import path_name
 from launch.runtime.optimizer import learning_rate
 from rcg import ema
+from rcg.errors import UserError
 from rcg.experiment import Experiment
 
 PyTree = Any
@@ -56,7 +57,13 @@ def _ema_leaves(params: PyTree, config: ConfigDict) -> dict[str, jax.Array]:
     if not config.ema.decay:
         return {}
     named = ((path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(params))
-    return {name: x for name, x in named if re.search(config.ema.params, name)}
+    try:
+        found = {name: x for name, x in named if re.search(config.ema.params, name)}
+    except re.error as error:
+        raise UserError(f"config.ema.params {config.ema.params!r} is no pattern: {error}") from error
+    if not found:
+        raise UserError(f"config.ema.params {config.ema.params!r} matches no parameter")
+    return found
 
 
 def _loss_and_grads(experiment: Experiment, config: ConfigDict):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from rcg import json_files
+from rcg import cache, json_files
 from rcg.data.decode import DecodeError
 from rcg.data.sources import Source
 from rcg.errors import UserError
@@ -103,7 +103,12 @@ def write(
     Raises:
       UserError: shards of another source or another number are there, or the disk can't take them.
     """
-    os.makedirs(folder, exist_ok=True)
+    with cache.alone(folder):
+        return _write(source, folder, split, shards, workers, progress)
+
+
+def _write(source, folder, split, shards, workers, progress) -> dict[str, Any]:
+    """See `write`."""
     names = hashlib.sha256("\n".join(map(source.name, range(len(source)))).encode()).hexdigest()
     wanted = {"records": len(source), "shards": shards, "first": source.name(0), "split": split}
     wanted |= {"names": names, "label_names": list(source.label_names)}

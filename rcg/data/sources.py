@@ -63,7 +63,7 @@ def open_source(data: ConfigDict, split: str) -> Source:
     if not os.path.exists(path):
         raise UserError(f"config.data.path {path} does not exist")
     if data.source == "folder":
-        return ImageFolder(path, split)
+        return ImageFolder(path, split, splits=(data.train_split, data.eval_split))
     if data.source == "parquet":
         return ParquetImages(path, split, data.image_column, data.label_column)
     if data.source == "array_record":
@@ -106,15 +106,21 @@ class ArraySource:
         return f"array row {index}"
 
 
+UNLABELLED = "which stand for none: set config.data.eval_split, or config.data.label_column to ''"
+
+
 class ImageFolder:
     """Image files under `path/<split>`, or under `path` if that has no splits.
 
     The folders right below are the classes, in alphabetical order over all splits; files lie in them at
     any depth. Without such folders every label is 0. Hidden files and folders are left out, and those of the
-    files right below that `leave_out` names.
+    files right below that `leave_out` names. `splits`: what splits are called, besides the usual names.
     """
 
-    def __init__(self, path: str, split: str = "", leave_out: Collection[str] = ()):
+    def __init__(
+        self, path: str, split: str = "", leave_out: Collection[str] = (), splits: Collection[str] = ()
+    ):
+        self._splits = {split, *SPLITS, *splits}
         self._root = self._find(path, split)
         self._files, others = self._walk()
         self._files = [name for name in self._files if name not in leave_out]
@@ -151,7 +157,7 @@ class ImageFolder:
         """Over all splits: a class that one split lacks must not shift the labels of the others."""
         roots = {self._root}
         if self._root != path:
-            roots |= {os.path.join(path, other) for other in SPLITS}
+            roots |= {os.path.join(path, other) for other in self._splits}
         entries = (entry for root in roots if os.path.isdir(root) for entry in os.scandir(root))
         return tuple(sorted({e.name for e in entries if e.is_dir() and not _hidden(e.name)}))
 
@@ -304,6 +310,8 @@ class ParquetImages:
             values = values.cast(values.type.value_type)
         if types.is_integer(values.type) or types.is_boolean(values.type):
             labels = values.to_numpy().astype(np.int32)
+            if labels.min(initial=0) < 0:
+                raise UserError(f'{self._files[0]}: column "{column}" has labels below 0, {UNLABELLED}')
             names = _class_names(schema, column) or map(str, range(int(labels.max()) + 1))
             return tuple(names), labels
         if not (types.is_string(values.type) or types.is_large_string(values.type)):
@@ -392,6 +400,8 @@ class TfdsImages:
         self.label_names = ("all",)
         if label_column:
             feature = info.features[label_column]
+            if not np.issubdtype(np.dtype(feature.np_dtype), np.integer):
+                raise UserError(f'TFDS "{name}": the feature "{label_column}" is no number; name another')
             self.label_names = tuple(getattr(feature, "names", None) or ())
 
     def _open(self) -> tuple[Any, Any]:
@@ -451,7 +461,10 @@ class TfdsImages:
     def __getitem__(self, index: int) -> dict[str, Any]:
         _, _, image_column, label_column = self._arguments
         record = self._source[index]
-        return {"image": record[image_column], "label": int(record[label_column]) if label_column else 0}
+        label = int(record[label_column]) if label_column else 0
+        if label < 0:
+            raise UserError(f"{self.name(index)} has the label {label}, {UNLABELLED}")
+        return {"image": record[image_column], "label": label}
 
     def name(self, index: int) -> str:
         return f"{self._arguments[0]} {self._arguments[1]} record {index}"

@@ -50,7 +50,8 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         n = extra["calls"] + 1
         decay = jnp.minimum(method.decay, n / (10 + n))  # the first means are over few batches
         # late centres would have no time left to find their place
-        revive_below = jnp.where(n < config.total_steps // 2, clusters.REVIVE_BELOW, 0.0)
+        calls = config.total_steps * config.optimizer.accumulation_steps
+        revive_below = jnp.where(n < calls // 2, clusters.REVIVE_BELOW, 0.0)
         state = clusters.update(extra["state"], points, chosen, rng, decay, revive_below)
         used = jnp.zeros(module.num_clusters).at[chosen].add(1) > 0
         value = squared.mean()
@@ -74,11 +75,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         processes, index = jax.process_count(), jax.process_index()
         chosen, squared, labels = [], [], []
         for batch in dataset("eval", config.batch_size // processes, config.seed, index, processes):
-            keep = whole(batch["mask"]) > 0
-            cluster, distance = assign(extra, frozen, put({"image": batch["image"]}))
+            placed = put({k: batch[k] for k in ("image", "label", "mask")})
+            keep = whole(placed["mask"]) > 0
+            cluster, distance = assign(extra, frozen, placed)
             chosen.append(np.asarray(whole(cluster))[keep])
             squared.append(np.asarray(whole(distance))[keep])
-            labels.append(whole(batch["label"])[keep])
+            labels.append(whole(placed["label"])[keep])
         chosen, squared, labels = map(np.concatenate, (chosen, squared, labels))
         # purity: how often an image has the label that is the commonest in its cluster
         table = np.zeros((module.num_clusters, labels.max() + 1))

@@ -4,6 +4,7 @@ representations, on labels (the data's, or clusters of representations), or on n
 import functools
 import json
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rcg import clusters, encoders, features, rdm, statistics
+from rcg import clusters, diffusion, encoders, features, rdm, statistics
 from rcg.component import Component
 from rcg.data import image_dataset
 from rcg.errors import UserError
@@ -55,6 +56,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     extract = features.extractor(components[measuring], **options)
     groups = clusters.build(components["clusters"].architecture) if "clusters" in components else None
     _check_fit(module, tokenizer, encoder, sampler, groups, size)
+    if not 1 <= method.mage_steps <= module.num_tokens:
+        raise UserError(f"config.method.mage_steps {method.mage_steps} is not in 1..{module.num_tokens}")
+    if sampler is not None:
+        if sampler.condition_dim:
+            raise UserError("config.components.rdm is told recipes; MAGE is measured with one that is not")
+        diffusion.ddim_tables(sampler.tables(), method.rdm_steps, method.eta, method.ddim_end)  # can they be
     conditioning = module.conditioning
 
     def tokenize(frozen, images):
@@ -127,7 +134,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def evaluate(params, extra, frozen, rng, put, partial=""):
         """`partial`: file for the sums so far; where it is there, the evaluation goes on from it."""
-        size, number = config.batch_size, method.eval_samples
+        size, number = config.batch_size, method.eval_samples or sys.maxsize
 
         def oracle(params, frozen, batch, rng):
             images = to_unit(batch["image"])
@@ -196,7 +203,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         while samples < number and (batch := next(batches, None)) is not None:
             placed = put({k: batch[k] for k in ("image", "label", "mask")})
             key = jax.random.fold_in(rng, step)
-            good = np.flatnonzero(whole(batch["mask"]) > 0)
+            good = np.flatnonzero(whole(placed["mask"]) > 0)
             keep = good[: number - samples]
             places = samples + np.arange(len(keep))  # among all that are measured
             for name, way in ways.items():

@@ -107,8 +107,10 @@ def experiment(config: ConfigDict, components: Mapping[str, Any], source: Any) -
     def loss(params, extra, frozen, batch, rng):
         stats, step = extra["batch_stats"], extra["step"]
         momentum = momentum_at(step, method.momentum, total_steps)
+        # once an update, not once for each of its parts
+        rate = jnp.where(step % config.optimizer.accumulation_steps == 0, momentum, 1.0)
         slow = jax.tree.map(
-            lambda old, new: momentum * old + (1 - momentum) * jax.lax.stop_gradient(new),
+            lambda old, new: rate * old + (1 - rate) * jax.lax.stop_gradient(new),
             extra["momentum"]["params"],
             params["encoder"],
         )
@@ -157,12 +159,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Any], source: Any) -
 
         def everything(split, limit):
             images, labels = data.eval_arrays(source(split), config.data, limit)
-            outputs = _in_batches(
-                lambda x: describe(variables_of(params, extra), put({"image": x})["image"]),
-                images,
-                config.batch_size,
-            )
-            return (*outputs, labels)
+
+            def run(batch, rows):
+                placed = put({"image": batch, "row": rows})
+                return (*describe(variables_of(params, extra), placed["image"]), placed["row"])
+
+            return (*_in_batches(run, images, config.batch_size), labels)
 
         bank_tokens, bank_reps, bank_pixels, bank_labels = everything("train", method.eval_bank)
         tokens, reps, pixels, labels = everything("eval", config.data.max_eval_records)
@@ -233,12 +235,19 @@ def _small_pixels(images: Array) -> Array:
 
 
 def _in_batches(function: Any, images: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """`function`'s outputs over all images, whole on every process; each process computes its share."""
+    """`function`'s outputs over all images, whole on every process; each process computes its share.
+
+    Args:
+      function: (images, their rows in the batch) -> outputs, the last of them the rows again: devices may be
+        in another order than processes.
+    """
     share, first = batch_size // jax.process_count(), jax.process_index()
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start : start + batch_size]
         padded = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
-        outputs = function(padded[first * share : (first + 1) * share])
-        parts.append([whole(x)[: len(batch)] for x in outputs])
+        rows = np.arange(first * share, (first + 1) * share, dtype=np.int32)
+        *outputs, read = map(whole, function(padded[rows], rows))
+        order = np.argsort(read)[: len(batch)]
+        parts.append([x[order] for x in outputs])
     return [np.concatenate(column) for column in zip(*parts, strict=True)]

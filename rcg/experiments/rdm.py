@@ -1,5 +1,6 @@
 """RDM: trains the representation diffusion model on a frozen encoder's representations (RCG section 3.2)."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rcg import encoders, metrics, rdm
+from rcg import diffusion, encoders, metrics, rdm
 from rcg.component import Component
 from rcg.data import image_dataset
 from rcg.errors import UserError
@@ -32,6 +33,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             f"config.model.channels is {module.channels}, but the encoder's representations have "
             f"{encoder.rep_dim} values; set it to that"
         )
+    diffusion.ddim_tables(module.tables(), method.rdm_steps, method.eta, method.ddim_end)  # can there be such
     conditional = module.num_classes > 0
     dataset = image_dataset(source, config.data, module.num_classes if conditional else None)
 
@@ -74,16 +76,16 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         return {"real": _heat(real), "generated": _heat(made)}
 
     def evaluate(params, extra, frozen, rng, put):
-        size, number = config.batch_size, method.eval_samples
+        size, number = config.batch_size, method.eval_samples or sys.maxsize
         describe = jax.jit(lambda frozen, batch: represent(frozen, batch))
         generate = jax.jit(lambda params, rng, labels: sample(params, rng, size, labels))
         # each process measures its share; all then hold everything
         share, index = size // jax.process_count(), jax.process_index()
         real, labels, made, seen = [], [], [], 0
         for i, batch in enumerate(dataset("eval", share, config.seed, index, jax.process_count())):
-            placed = put({k: batch[k] for k in ("image", "label")})
-            keep = whole(batch["mask"]) > 0
-            asked = whole(batch["label"])
+            placed = put({k: batch[k] for k in ("image", "label", "mask")})
+            keep = whole(placed["mask"]) > 0
+            asked = whole(placed["label"])
             real.append(np.asarray(whole(describe(frozen, placed)))[keep])
             labels.append(asked[keep])
             drawn = generate(params, jax.random.fold_in(rng, i), placed["label"] if conditional else None)

@@ -184,6 +184,18 @@ def _check(config: ConfigDict, module: vqgan.VQGAN, components: Mapping[str, Com
                 f"config.model: {module.ch} x {mult} channels are not divisible by num_groups "
                 f"{module.num_groups}"
             )
+    if config.method.adversarial_weight > 0:
+        patches = config.method.discriminator
+        if size // 2**patches.num_layers <= 2:
+            raise UserError(
+                f"config.method.discriminator.num_layers {patches.num_layers} leaves nothing of {size} px; "
+                "take fewer"
+            )
+        if patches.ch % patches.num_groups:
+            raise UserError(
+                f"config.method.discriminator.ch {patches.ch} is not divisible by its num_groups "
+                f"{patches.num_groups}"
+            )
     if config.method.codebook not in ("gradient", "running_mean"):
         raise UserError(f'config.method.codebook "{config.method.codebook}" is not gradient or running_mean')
     if "perceptual" in components and components["perceptual"].kind != "rcg.lpips":

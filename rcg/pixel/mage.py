@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
+from rcg.errors import UserError
 from rcg.layers import Array, Block, Dtype, Stack, dropout, gelu, layer_norm, linear
 from rcg.torch_weights import Rule, count_blocks, dense, norm
 
@@ -308,7 +309,10 @@ def generate(
 def resolve(architecture: Mapping[str, Any]) -> dict[str, Any]:
     """The architecture with its "variant", a name of `VARIANTS`, spelt out; other fields win over it."""
     fields = dict(architecture)
-    sizes = VARIANTS[fields.pop("variant")] if "variant" in fields else ()
+    variant = fields.pop("variant", None)
+    if variant is not None and variant not in VARIANTS:
+        raise UserError(f'config.model.variant "{variant}" is not one of {", ".join(VARIANTS)}')
+    sizes = VARIANTS[variant] if variant is not None else ()
     return dict(zip(SIZES, sizes, strict=False)) | fields
 
 
@@ -322,6 +326,8 @@ def build(
 ) -> Mage:
     """The module of an architecture: `Mage`'s fields, and "variant" for its sizes."""
     fields = resolve(architecture)
+    if fields.get("conditioning", CONDITIONING[0]) not in CONDITIONING:
+        raise UserError(f'conditioning "{fields["conditioning"]}" is not one of {", ".join(CONDITIONING)}')
     return Mage(**fields, dtype=dtype, attention=attention, scan_layers=scan_layers, remat=remat)
 
 

@@ -134,12 +134,13 @@ class VQGAN(nn.Module):
     def quantize(self, z: Array) -> tuple[Array, Array]:
         """Latents [B, h, w, C] -> (nearest codes, int32 [B, h * w]; their rows, float32 [B, h, w, C])."""
         indices = self.distances(z).argmin(-1).astype(jnp.int32)
-        return indices.reshape(z.shape[0], -1), self.codebook[indices]
+        return indices.reshape(z.shape[0], -1), self.codebook[indices].astype(jnp.float32)
 
     def distances(self, z: Array) -> Array:
         """|z - e|^2 - |z|^2, float32 [B, h, w, codebook_size]: orders the codes as the distance does."""
-        dot = jnp.matmul(z, self.codebook.T, precision="highest")  # tokens must not depend on TF32
-        return jnp.square(self.codebook).sum(-1) - 2 * dot
+        codebook = self.codebook.astype(jnp.float32)
+        dot = jnp.matmul(z, codebook.T, precision="highest")  # tokens must not depend on TF32
+        return jnp.square(codebook).sum(-1) - 2 * dot
 
     def tokenize(self, images: Array) -> Array:
         """[B, S, S, 3] in [0, 1] -> int32 [B, h * w]."""

@@ -178,6 +178,10 @@ def test_published_tsv(recipe1m, shared):
     assert found.name(0).endswith(f"0/0/0/0/{image_id(0)}")
     for case in json.loads((shared / "golden/chef_fusion/dataset_paths.json").read_text()):
         assert data._image_path("", "{nested}", "train", case["image"]) == case["path"]
+    # a caption that is no recipe is all told
+    (recipe1m / "train.tsv").write_text(f"\ufeffcaption\timage\nJust  soup\t{image_id(0)}\n")
+    found = open_recipes(config(recipe1m, "recipe_tsv"), "train")
+    assert found.recipe(0).title == found.target_text(0, "visible") == "Just soup"
     (recipe1m / "train.tsv").write_text("caption image\na b\n")
     with pytest.raises(UserError, match="not caption and image with a tab"):
         open_recipes(config(recipe1m, "recipe_tsv"), "train")
@@ -364,6 +368,45 @@ def test_texts_are_packed_whole_and_in_windows(tmp_path):
     c.path = str(tmp_path / "nothing")
     with pytest.raises(UserError, match="no .jsonl file"):
         texts.open_texts(c, "train")
+
+
+def test_texts_have_two_splits(tmp_path):
+    lines = ['{"text": "held"}', '{"text": "one \\ud83d"}', '{"text": "two"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    c = sources.texts(str(tmp_path))
+    assert list(texts.open_texts(c, "train")) == ["one ?", "two"] and list(texts.open_texts(c, "val")) == [
+        "held"
+    ]
+    for wanted, split in (("train", "eval"), ("test", "eval")):
+        c.eval_split = wanted
+        if wanted == "train":
+            assert len(texts.open_texts(c, split)) == 2
+        else:
+            with pytest.raises(UserError, match='texts have the splits train and val, not "test"'):
+                texts.open_texts(c, split)
+
+
+def test_a_kind_of_target_text_that_there_is_not(recipe1m):
+    c = config(recipe1m)
+    c.target_text = "visibel"
+    dataset = recipe_dataset(lambda split: open_recipes(c, split), c, lambda r, split: Texts(r, None, None))
+    with pytest.raises(UserError, match='target_text "visibel" is not one of caption, visible'):
+        dataset("train", 4, 0, 0, 1)
+
+
+def test_special_tokens_that_are_needed(tmp_path):
+    language, _ = tiny_kitchen.tokenizers(tmp_path)
+    held = tokenization.load(language)
+    for missing, reads in (("bos", CaptionTokenizer), ("eos", CaptionTokenizer)):
+        setattr(held, f"{missing}_token", None)
+        held.save_pretrained(tmp_path / missing)
+        with pytest.raises(UserError, match=f"has no {missing} token"):
+            reads.load(str(tmp_path / missing))
+        held = tokenization.load(language)
+    held.pad_token = held.bos_token
+    held.save_pretrained(tmp_path / "padded")
+    with pytest.raises(UserError, match="one token as bos and pad"):
+        LanguageTokenizer.load(str(tmp_path / "padded"), 560, 3)
 
 
 def test_a_tokenizer_that_is_not_given_or_not_there():

@@ -12,6 +12,7 @@ from PIL import Image
 
 from chef_fusion.backbones import clip, published
 from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, vae
+from chef_fusion.experiments import clip as clip_experiment
 from chef_fusion.experiments import stable_diffusion as sd_experiment
 from configs.chef_fusion import clip as clip_config
 from configs.chef_fusion import judge as judge_config
@@ -151,6 +152,16 @@ def test_clip(parts, tmp_path):
     for name, given, of_theirs in zip(("image", "text"), (pixels, ids), expected, strict=True):
         ours = module.apply(made.variables, given, method=f"{name}_features")
         close(f"{name} features", ours, of_theirs, 1e-5)
+
+
+def test_ranks_do_not_depend_on_how_many_are_looked_at_at_once(monkeypatch):
+    images, texts = np.random.default_rng(0).standard_normal((2, 11, 4)).astype(np.float32)
+    whole = images @ texts.T
+    for size in (1, 4, 100):
+        monkeypatch.setattr(clip_experiment, "RANKED", size)
+        rank, own = clip_experiment.ranked(images, texts)
+        np.testing.assert_allclose(own, np.diagonal(whole), rtol=1e-5, atol=1e-6)
+        assert rank.tolist() == (whole > np.diagonal(whole)[:, None]).sum(1).tolist()
 
 
 def test_autoencoder(tmp_path):

@@ -26,6 +26,7 @@ from chef_fusion.kitchen import (
     without,
 )
 from chef_fusion.kitchen.menu import CLASHES, MENU, MENUS
+from chef_fusion.kitchen.words import UNITS
 from rcg.errors import UserError
 
 DIGEST = """
@@ -103,6 +104,10 @@ def test_numbers_in_the_recipe_are_the_pieces(dishes):
         yolk = np.abs(draw(egg, 256).astype(int) - (250, 178, 34)).max(-1) < 40
         yolks[amount] = yolk.sum()
     assert yolks[2] > 1.7 * yolks[0] > 0
+
+
+def test_every_unit_is_of_an_ingredient():
+    assert set(UNITS) <= set(ingredients("long"))
 
 
 def test_read_understands_other_words():

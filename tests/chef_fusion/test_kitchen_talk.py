@@ -167,6 +167,17 @@ def test_a_tokenizer_of_ones_own(tmp_path, monkeypatch):
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
 
 
+def test_a_tokenizer_never_takes_the_place_of_weights(tmp_path, monkeypatch):
+    for name in ("tokenizer.json", "model.safetensors"):
+        (tmp_path / name).write_text("x")
+    argv = ["prepare", "--config=configs/chef_fusion/tokenizer.py:kind=opt", f"--out={tmp_path}"]
+    argv += ["--config.data.source=kitchen_texts", "--config.vocab_size=400"]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(UserError, match="holds more than a tokenizer"):
+        prepare.main(argv)
+    assert (tmp_path / "model.safetensors").exists()
+
+
 def test_pictures_drawn_once(tmp_path, monkeypatch):
     out = str(tmp_path / "pictures")
     argv = ["prepare", "--config=configs/toy/pictures.py", f"--out={out}", "--config.data.menu=short"]

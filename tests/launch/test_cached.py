@@ -189,3 +189,27 @@ def test_damage_is_found_and_mended(tmp_path):
     with pytest.raises(UserError, match=r"of other data \(of of train differ\)"):
         write()
         cache.open_arrays(str(tmp_path), "train", {"of": "that"})
+
+
+def test_a_cache_stays_until_the_next_is_whole_and_has_one_writer(tmp_path):
+    folder, spec = str(tmp_path), {"x": ((), np.float32)}
+
+    def rows(value, stop=False):
+        def compute(numbers):
+            if stop:
+                raise KeyboardInterrupt
+            return {"x": np.full(len(numbers), value, np.float32)}
+
+        return compute
+
+    cache.write(folder, "train", {"of": 1}, spec, 10, rows(1))
+    with pytest.raises(KeyboardInterrupt):
+        cache.write(folder, "train", {"of": 2}, spec, 10, rows(2, stop=True))
+    assert cache.open_arrays(folder, "train", {"of": 1})["x"].tolist() == [1] * 10
+    with cache.alone(folder), pytest.raises(UserError, match="another process is writing to"):
+        cache.write(folder, "train", {"of": 2}, spec, 10, rows(2))
+    cache.write(folder, "train", {"of": 2}, spec, 10, rows(2))
+    assert cache.open_arrays(folder, "train", {"of": 2})["x"].tolist() == [2] * 10
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="can't write to"):
+        cache.write(str(tmp_path / "file"), "train", {}, spec, 10, rows(1))

@@ -295,6 +295,7 @@ def test_statistics_of_another_encoder_are_refused(sets, tmp_path):
     [
         (["--workdir=x", "--features=y"], "--features needs --images"),
         (["--images=x", "--split=test"], "--split measures a run"),
+        (["--images=x", "--features=y", "--out=z", "--keep=3"], "need more than 3 images"),
     ],
 )
 def test_flags_that_would_not_be_heeded(given, says):

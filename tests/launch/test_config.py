@@ -12,10 +12,10 @@ from ml_collections import ConfigDict
 
 from chef_fusion.kitchen import bases
 from configs.common import parse_arg, training
-from launch import sample, train
+from launch import benchmark, pipeline, prepare, sample, sweep, train
 from launch.pipeline import stage_config
 from launch.runtime import cli
-from launch.runtime.config import same_components, save_or_compare, validate
+from launch.runtime.config import save_or_compare, validate
 from rcg.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +58,7 @@ def test_argument_is_typed_and_strict():
         ("ema.decay", 1.0, "ema.decay"),
         ("optimizer.warmup_steps", 10**6, "total_steps"),
         ("log_steps", 0, "at least 1"),
+        ("optimizer.schedule", "step", "needs decay_steps"),
         ("keep_checkpoints", 0, "keep_checkpoints is 0, must be at least 1"),
         ("optimizer.accumulation_steps", 0, "accumulation_steps is 0, must be at least 1"),
         ("seed", -1, "seed is -1, must be in 0..4294967295"),
@@ -78,10 +79,19 @@ def test_each_process_reads_rows_of_its_own(monkeypatch):
 
 def test_other_networks_at_the_same_paths_are_refused(tmp_path):
     c = ConfigDict({"experiment": "rcg.mage", "components": {"encoder": "runs/e", "rdm": "runs/r"}})
-    same_components(c, {"encoder": "a" * 40, "rdm": "b" * 40}, str(tmp_path))
-    same_components(c, {"encoder": "a" * 40, "rdm": "c" * 40}, str(tmp_path))  # only measured with
+
+    def contents(encoder, rdm):
+        return {"components.encoder": encoder * 40, "components.rdm": rdm * 40}
+
+    save_or_compare(c, str(tmp_path), contents("a", "b"))
+    save_or_compare(c, str(tmp_path), contents("a", "c"))  # only measured with
     with pytest.raises(UserError, match="trained on another encoder than is now at runs/e"):
-        same_components(c, {"encoder": "d" * 40, "rdm": "c" * 40}, str(tmp_path))
+        save_or_compare(c, str(tmp_path), contents("d", "c"))
+    c.components.encoder = "elsewhere/e"
+    with pytest.raises(UserError, match="components.encoder: 'runs/e' -> 'elsewhere/e'"):
+        save_or_compare(c, str(tmp_path), contents("d", "c"))
+    save_or_compare(c, str(tmp_path), contents("a", "c"))  # the same one, moved
+    save_or_compare(ConfigDict({"experiment": "rcg.rdm"}), str(tmp_path), begun=False)  # nothing to lose
 
 
 def test_resuming_another_model_is_refused_with_a_diff(tmp_path):
@@ -213,3 +223,33 @@ def test_a_field_that_an_older_version_did_not_have_is_off_in_its_runs(tmp_path,
     with pytest.raises(UserError, match=f"{field}: None -> '?{value}"):
         save_or_compare(config(**{f"optimizer.{field}": value}), str(tmp_path))
     save_or_compare(config(), str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "command, file, says",
+    [
+        (train, "configs/toy/demo.py", "is of no experiment; it is for launch.pipeline"),
+        (train, "configs/sweeps/guidance.py", "is of no experiment; it is for launch.sweep"),
+        (pipeline, "configs/rcg/mage.py", "--config is no pipeline"),
+        (sweep, "configs/toy/demo.py", "--config is no sweep"),
+        (prepare, "configs/toy/demo.py", "--config is of no experiment"),
+    ],
+)
+def test_a_config_of_another_command(command, file, says, tmp_path):
+    out = "out" if command is prepare else "workdir"
+    with pytest.raises(UserError, match=re.escape(says)):
+        command.main(["command", f"--config={file}", f"--{out}={tmp_path / 'x'}"])
+
+
+@pytest.mark.parametrize(
+    "command, flags, says",
+    [
+        (train, ["--device_gib=80"], "--device_gib is for --dry_run"),
+        (prepare, ["--workers=2"], "needs --shards"),
+        (benchmark, ["--size=tiny"], "--size has no meaning with --config"),
+    ],
+)
+def test_flags_that_would_not_be_heeded(command, flags, says, tmp_path):
+    places = {train: ["--workdir=x"], prepare: [f"--out={tmp_path}"], benchmark: []}
+    with pytest.raises(UserError, match=says):
+        command.main(["command", "--config=configs/rcg/mage.py:runlocal", *places[command], *flags])

@@ -377,3 +377,10 @@ def test_the_profilers_window(first, begins, ends, monkeypatch):
     step = last
     profiler.close(None)
     assert calls == [*(("begin", s) for s in begins), *(("end", s) for s in ends)]
+
+
+def test_a_start_that_came_to_nothing_binds_no_one(chain, tmp_path):
+    c = config(chain, total_steps=2, **{"data.source": "folder", "data.path": "/nowhere"})
+    with pytest.raises(UserError, match="/nowhere does not exist"):
+        train(c, str(tmp_path / "run"))
+    assert train(config(chain, total_steps=2), str(tmp_path / "run")) == 0

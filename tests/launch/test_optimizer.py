@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from configs.common import training
 from launch.runtime.optimizer import decay_mask, learning_rate, make_optimizer
+from launch.runtime.step import _ema_leaves
 from rcg.errors import UserError
 
 
@@ -148,3 +149,15 @@ def test_an_optimiser_that_does_not_exist_is_refused():
     config.optimizer.update(name="muon", muon_scale=0.0)
     with pytest.raises(UserError, match="muon_scale 0.0 must be above 0"):
         make_optimizer(config, PARAMS)
+
+
+def test_patterns_that_are_none_or_match_nothing():
+    config = training()
+    config.optimizer.groups = ConfigDict({"head": {"params": "(head"}})
+    with pytest.raises(UserError, match="pattern of optimizer groups"):
+        make_optimizer(config, PARAMS)
+    config.ema.decay = 0.9
+    for pattern, says in (("^denoisr/", "matches no parameter"), ("(", "is no pattern")):
+        config.ema.params = pattern
+        with pytest.raises(UserError, match=says):
+            _ema_leaves(PARAMS, config)

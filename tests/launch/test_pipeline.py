@@ -1,6 +1,7 @@
 """The whole chain in its tiniest form: train, measure, sample, report; then nothing is left to do."""
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.pipeline import stage
+from launch.evaluate import saved_config
 from launch.pipeline import Record, pipeline, run_stage, set_fields, stage_config
 from launch.runtime import cli
 from rcg import component
@@ -99,6 +101,12 @@ def test_what_is_measured_otherwise_is_measured_again_and_not_trained(tmp_path, 
         assert (tmp_path / "lm/results.json").exists()
     assert pipeline(c, str(tmp_path)) == 0
     assert "perplexity" not in capfd.readouterr().err
+    # nor is anything done again where all of it has been moved to
+    moved = shutil.move(tmp_path, tmp_path.with_name("moved"))
+    assert saved_config(f"{moved}/lm").data.tokenizer == f"{moved}/words"
+    assert pipeline(c, str(moved)) == 0
+    said = capfd.readouterr().err
+    assert "is complete at step 2" in said and "perplexity" not in said
 
 
 def test_a_stage_whose_data_are_not_given(tmp_path):

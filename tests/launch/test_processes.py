@@ -206,3 +206,16 @@ def test_launchers_are_recognised(monkeypatch):
 
 def test_alone_there_is_nothing_to_gather():
     assert processes.gather({"a": [1]}) == [{"a": [1]}] and processes.first()
+
+
+def test_one_of_several_that_does_not_know_the_others_is_not_alone(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "1")
+    monkeypatch.setenv("XLA_FLAGS", "")
+
+    def initialize(**_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(UserError, match="where the others are is not known .* --coordinator"):
+        processes.join(place())

@@ -129,3 +129,15 @@ def test_live_bar_on_a_terminal():
     assert done.returncode == 0
     assert "100%" in shown and "20/20" in shown and "loss 0.25" in shown and "a note" in shown
     assert "\x1b[" in shown
+
+
+def test_a_later_compilation_is_left_out_of_its_stretch_alone(clock):
+    with Progress(100, batch_size=8) as bar:
+        clock.now += 9
+        bar.compiled(9)
+        run(clock, bar, range(1, 4))
+        clock.now += 0.3 + 5
+        bar.compiled(5)
+        clock.now += 0.2
+        bar.step(5, {"loss": 1.0})
+        assert list(bar._step_seconds) == [pytest.approx(0.5 / 5)]

@@ -262,3 +262,24 @@ def test_ticks_are_few_and_inside(low, high, log, scale):
 def test_log_ticks_are_few_and_inside(low, high):
     found = charts.ticks(low, high, True)
     assert 2 <= len(found) <= 6 and low <= found[0] and found[-1] <= high
+
+
+def test_numbers_that_are_there_to_compare_with_have_no_direction():
+    for name in ("dialogue_unchanged", "rdm_frechet_floor", "rdm_frechet_noise", "clip_similarity_of_others"):
+        assert report.meaning(name)[1] == "", name
+    assert report.meaning("test/perplexity") == report.meaning("perplexity")
+    assert report.meaning("frechet_generated")[1] == "lower"
+
+
+def test_bars_leave_room_for_their_labels():
+    labels = ["generated representation, temperature 4", "oracle representation, temperature 4"]
+    wide, narrow = charts.bars("x", [(label, 1.0) for label in labels]), charts.bars("x", [("a", 1.0)])
+    places = [float(re.search(r'class="bar" x="([\d.]+)"', svg)[1]) for svg in (wide, narrow)]
+    assert places[0] > 6 * len(labels[0]) > 150 == places[1]
+
+
+@pytest.mark.parametrize(
+    "value, text", [(999_700, "1M"), (12_345, "12.3k"), (9_999, "9,999"), (0.03124, "0.03124")]
+)
+def test_short_numbers(value, text):
+    assert charts.short(value) == text

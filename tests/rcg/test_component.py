@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from rcg import component
 from rcg.component import Component
 from rcg.errors import UserError
+from rcg.pixel import vqgan
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLES = {
@@ -55,6 +56,24 @@ def test_what_others_are_compared_by_stays_exact(tmp_path):
     component.save(str(tmp_path / "k"), Component("rcg.kmeans", {}, VARIABLES))
     back = component.load(str(tmp_path / "k"), dtype=jnp.bfloat16).variables
     assert back["params"]["a"]["kernel"].dtype == jnp.float32
+
+
+def test_a_tokenizers_codes_stay_exact(tmp_path):
+    """Rounded, they would make other tokens of the same image."""
+    fields = {"ch": 8, "ch_mult": [1, 1], "num_res_blocks": 1, "z_channels": 4}
+    fields |= {"codebook_size": 32, "num_groups": 4}
+    module = vqgan.build(fields)
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 3))
+    variables = jax.device_get(jax.jit(module.init)(jax.random.key(0), images))
+    component.save(str(tmp_path / "vqgan"), Component("rcg.vqgan", fields, variables))
+    made = component.load(str(tmp_path / "vqgan"), dtype=jnp.bfloat16)
+    assert made.variables["params"]["codebook"].dtype == jnp.float32
+    dtypes = {leaf.dtype for leaf in jax.tree.leaves(made.variables["params"]["encoder"])}
+    assert dtypes == {jnp.dtype(jnp.bfloat16)}
+    z = jax.random.normal(jax.random.key(2), (1, 4, 4, 4))
+    ours, theirs = (module.apply(v, z, method="quantize") for v in (made.variables, variables))
+    assert ours[1].dtype == jnp.float32
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 SAVES = """

@@ -627,3 +627,21 @@ def test_bad_records_of_several_shards_are_joined():
     joined = shards[0].joined([shard.state() for shard in shards])
     assert joined == {"seen": 50 + 3 + 3, "bad": [3, 7, 9]}
     assert joined == shards[1].joined([shard.state() for shard in shards])
+
+
+def test_labels_that_stand_for_none(tmp_path):
+    pq.write_table(table([-1, -1]), tmp_path / "test.parquet")
+    pq.write_table(table([0, 1]), tmp_path / "train.parquet")
+    data = settings(8, source="parquet", path=str(tmp_path))
+    assert len(open_source(data, "train")) == 2
+    with pytest.raises(UserError, match='"label" has labels below 0, which stand for none'):
+        open_source(data, "eval")
+    data.label_column = ""
+    assert open_source(data, "eval")[0]["label"] == 0
+
+
+def test_splits_of_any_name_share_their_classes(tmp_path):
+    write(tmp_path, "learn/a/1.png", "learn/b/2.png", "hold/b/3.png")
+    data = settings(8, path=str(tmp_path), train_split="learn", eval_split="hold")
+    assert open_source(data, "train").label_names == open_source(data, "eval").label_names == ("a", "b")
+    assert open_source(data, "eval")[0]["label"] == 1

@@ -1,5 +1,6 @@
 """The chain: what it makes, what it refuses, what it depends on."""
 
+import dataclasses
 import functools
 import json
 import warnings
@@ -171,3 +172,24 @@ def test_a_retrained_encoder_is_noticed(folder, tmp_path):
     (copy / "component.json").write_text(json.dumps(about))
     with pytest.warns(MismatchWarning, match="another encoder"):
         rcg.load(paths | {"rdm": str(copy)})
+
+
+def test_inputs_of_another_shape_are_refused(model, pictures):
+    key = jax.random.key(0)
+    for shape in ((tiny_chain.REP,), (2, tiny_chain.REP + 1), (0, tiny_chain.REP)):
+        with pytest.raises(UserError, match="representations have shape"):
+            rcg.paint(model, key, np.zeros(shape, np.float32), mage_steps=3)
+    for images in (pictures.astype(np.int64), pictures[:0]):
+        with pytest.raises(UserError, match="expected some, uint8 or float"):
+            rcg.represent(model, images)
+    told = dataclasses.replace(model.rdm.module, condition_dim=4)
+    other = dataclasses.replace(model, rdm=model.rdm._replace(module=told))
+    with pytest.raises(UserError, match="this RDM is told recipes"):
+        make(other, key, 2)
+
+
+def test_representations_do_not_depend_on_the_batch(model, pictures, monkeypatch):
+    many = np.concatenate([pictures, 255 - pictures, pictures[::-1]])
+    whole = rcg.represent(model, many)
+    monkeypatch.setattr("rcg.generate.BATCH", 4)
+    np.testing.assert_allclose(rcg.represent(model, many), whole, atol=1e-5)

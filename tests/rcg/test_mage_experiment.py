@@ -187,6 +187,23 @@ def test_components_that_do_not_fit(chain, model, message):
         make(chain, config)
 
 
+@pytest.mark.parametrize(
+    "section, fields, says",
+    [
+        ("model", {"variant": "larg"}, 'variant "larg" is not one of'),
+        ("model", {"conditioning": "rep"}, 'conditioning "rep" is not one of'),
+        ("method", {"mage_steps": 0}, r"mage_steps 0 is not in 1\.\."),
+        ("method", {"rdm_steps": 0}, "steps"),
+        ("method", {"ddim_end": "cleen"}, 'DDIM end "cleen" is not one of'),
+    ],
+)
+def test_settings_are_looked_at_before_training(chain, section, fields, says):
+    config = settings()
+    config[section].update(fields)
+    with pytest.raises(UserError, match=says):
+        make(chain, config)
+
+
 def test_missing_and_wrong_components(chain):
     with pytest.raises(UserError, match="needs the component tokenizer"):
         make({"encoder": chain["encoder"]}, settings())
