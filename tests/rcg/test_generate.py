@@ -1,6 +1,5 @@
 """The chain: what it makes, what it refuses, what it depends on."""
 
-import dataclasses
 import functools
 import json
 import warnings
@@ -182,8 +181,7 @@ def test_inputs_of_another_shape_are_refused(model, pictures):
     for images in (pictures.astype(np.int64), pictures[:0]):
         with pytest.raises(UserError, match="expected some, uint8 or float"):
             rcg.represent(model, images)
-    told = dataclasses.replace(model.rdm.module, condition_dim=4)
-    other = dataclasses.replace(model, rdm=model.rdm._replace(module=told))
+    other = model._replace(rdm=model.rdm._replace(module=model.rdm.module.clone(condition_dim=4)))
     with pytest.raises(UserError, match="this RDM is told recipes"):
         make(other, key, 2)
 
