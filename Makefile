@@ -34,4 +34,4 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.core
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs/demo

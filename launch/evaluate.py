@@ -155,6 +155,7 @@ def evaluate_images(values: flags.FlagValues) -> dict[str, dict]:
         out,
         source=values.reference_source,
         split=values.reference_split,
+        column=values.reference_column,
         **{name: values[name].value for name in fields},
     )
     if jax.process_index() == 0:
@@ -188,6 +189,7 @@ def main(argv: list[str]) -> int:
             "reference_source", "", "parquet, tfds: --reference is such a data set", **define_in
         )
         flags.DEFINE_string("reference_split", "", "of the data set", **define_in)
+        flags.DEFINE_string("reference_column", "image", "of the data set's pictures", **define_in)
         flags.DEFINE_string("features", "", "component of FID-Inception, or of an encoder", **define_in)
         flags.DEFINE_integer("image_size", 0, "resize and crop images to this; 0: as they are", **define_in)
         flags.DEFINE_integer("batch_size", 64, "images at once", lower_bound=1, **define_in)

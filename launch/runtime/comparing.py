@@ -40,7 +40,7 @@ class Seen:
     kept: np.ndarray  # [n, D], the first features, for precision and recall
 
 
-def open_set(path: str, source: str = "", split: str = "") -> Any:
+def open_set(path: str, source: str = "", split: str = "", column: str = "image") -> Any:
     """A source of images: a folder, an npz with arr_0 (the ADM suite's), or a data set. Of a folder that
     `launch.sample` wrote, its samples, not the grid of them.
 
@@ -49,7 +49,13 @@ def open_set(path: str, source: str = "", split: str = "") -> Any:
     """
     if source:
         data = image_fields(path, source)
-        return open_source(data, split or "test")
+        data.image_column, data.label_column = column, ""
+        try:
+            return open_source(data, split or "test")
+        except UserError as error:
+            raise UserError(
+                f"--reference={path}: {error}; see --reference_column, --reference_split"
+            ) from error
     if os.path.isdir(path):
         sampled = os.path.exists(os.path.join(path, "samples.json"))
         return ImageFolder(path, split, leave_out=("grid.png",) if sampled else ())
@@ -191,6 +197,7 @@ def compare(
     keep: int = 0,
     source: str = "",
     split: str = "",
+    column: str = "image",
     save_statistics: str = "",
 ) -> dict[str, dict[str, Any]]:
     """Measures the images of a folder or npz; the results as for results.json.
@@ -201,7 +208,7 @@ def compare(
       out: folder for the sums of an unfinished run.
       image_size: 0: as they are; else resized to it and cropped.
       keep: images of each set for precision and recall; 0: neither.
-      source, split: what `reference` is, if it is a data set ("parquet", "tfds", "folder").
+      source, split, column: what `reference` is, if it is a data set ("parquet", "tfds", "folder").
       save_statistics: npz to write the statistics of `images` to.
     """
     os.makedirs(out, exist_ok=True)
@@ -229,7 +236,7 @@ def compare(
     real_kept = None
     if reference:
         if given is None:
-            held = open_set(reference, source, split)
+            held = open_set(reference, source, split, column)
             real = gatherer.gather(reference, held, image_size, keep, False, real_partial)
             given, real_kept = (*real.moments.gaussian(), real.moments.n), real.kept
         elif keep and _has_images(reference):
