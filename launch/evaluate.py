@@ -29,8 +29,9 @@ from ml_collections import ConfigDict
 from launch.runtime import cli, processes
 from launch.runtime.checkpoint import Checkpoints
 from launch.runtime.comparing import compare
-from launch.runtime.config import validate
+from launch.runtime.config import refuse_others, validate
 from launch.runtime.setup import Setup, prepare, use_compilation_cache
+from launch.train import contents
 from launch.train import evaluate as evaluate_state
 from rcg import component, json_files
 from rcg.errors import UserError
@@ -57,6 +58,7 @@ def saved_config(workdir: str) -> ConfigDict:
         for part, names, parts in (
             ("components", list(config.get("components", {})), 2),
             ("data", ["tokenizer", "cache", "pictures"], 1),
+            ("method", ["targets"], 1),
         ):
             for name in names:
                 place = config.get(part, {}).get(name)
@@ -97,7 +99,7 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
     Args:
       split: measure on this one, in place of config.data.eval_split; the results' names begin with it.
     """
-    if split:
+    if split and "data" in config:
         config = ConfigDict(config.to_dict())
         config.data.eval_split = split
     validate(config, jax.device_count())
@@ -108,6 +110,7 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
     if step is None:
         raise UserError(f"no checkpoint under {workdir}/checkpoints; train first")
     setup = prepare(config)
+    refuse_others(config, contents(setup), workdir)
     state, _ = checkpoints.restore(step, setup.abstract)
     folder = out or workdir
     os.makedirs(folder, exist_ok=True)
@@ -155,7 +158,7 @@ def evaluate_images(values: flags.FlagValues) -> dict[str, dict]:
         out,
         source=values.reference_source,
         split=values.reference_split,
-        column=values.reference_column,
+        column=values.reference_column or "image",
         **{name: values[name].value for name in fields},
     )
     if jax.process_index() == 0:
@@ -163,8 +166,8 @@ def evaluate_images(values: flags.FlagValues) -> dict[str, dict]:
     return results
 
 
-OF_IMAGES = ("reference", "reference_source", "reference_split", "features", "image_size", "keep")
-OF_IMAGES += ("save_statistics",)
+OF_IMAGES = ("reference", "reference_source", "reference_split", "reference_column", "features")
+OF_IMAGES += ("image_size", "keep", "save_statistics")
 
 
 def refuse_unused(values: flags.FlagValues) -> None:
@@ -189,7 +192,8 @@ def main(argv: list[str]) -> int:
             "reference_source", "", "parquet, tfds: --reference is such a data set", **define_in
         )
         flags.DEFINE_string("reference_split", "", "of the data set", **define_in)
-        flags.DEFINE_string("reference_column", "image", "of the data set's pictures", **define_in)
+        column = "of the data set's pictures; image if not given"
+        flags.DEFINE_string("reference_column", "", column, **define_in)
         flags.DEFINE_string("features", "", "component of FID-Inception, or of an encoder", **define_in)
         flags.DEFINE_integer("image_size", 0, "resize and crop images to this; 0: as they are", **define_in)
         flags.DEFINE_integer("batch_size", 64, "images at once", lower_bound=1, **define_in)

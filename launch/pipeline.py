@@ -9,6 +9,7 @@ half of the CPU cores. --set=lm.total_steps=500 sets a field of a stage.
 
 import ast
 import fcntl
+import glob
 import json
 import os
 import platform
@@ -77,7 +78,7 @@ class Record:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.stages = self.read()
             before = self.stages.get(name, {})
-            if about.get("kind") == "train" and not before.get("inputs"):  # a piece of it was stopped
+            if about.pop("goes_on", False):
                 seconds += before.get("seconds", 0.0)
             about |= {"name": name, "inputs": inputs, "seconds": seconds, "hardware": self.hardware}
             self.stages[name] = about
@@ -176,6 +177,7 @@ def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Reco
     print(f"\n== {name}: {stage.title}", file=sys.stderr)
     started = time.perf_counter()
     complete = os.path.exists(os.path.join(folder, "component"))
+    begun = bool(glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")))
     code = train(config, folder)
     made = component.describe(os.path.join(folder, "component")) if code == 0 else None
     if not (complete and record.done(name, made.content_hash)):
@@ -184,6 +186,7 @@ def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Reco
             made and made.content_hash,
             time.perf_counter() - started,
             kind="train",
+            goes_on=begun,
             title=stage.title,
             dir=name,
             experiment=config.experiment,

@@ -173,8 +173,6 @@ def prepare(config: ConfigDict, out: str, views: int = 0) -> None:
     Raises:
       UserError: it needs nothing, or something is missing.
     """
-    if "experiment" not in config:
-        raise UserError("--config is of no experiment; a pipeline prepares its own stages")
     if config.experiment in PREPARED:
         PREPARED[config.experiment](config, out)
     else:
@@ -194,6 +192,8 @@ def main(argv: list[str]) -> int:
 
     values = cli.parse(argv, define, __doc__)
     config, out = cli.required(values, "config"), cli.required(values, "out")
+    if "experiment" not in config:
+        raise UserError("--config is of no experiment; a pipeline prepares its own stages")
     if values.workers and not values.shards:
         raise UserError("--workers write shards: it needs --shards")
     if values.shards:

@@ -84,7 +84,7 @@ ROLES = {
 
 # regex on a result's name -> (what it means, which way is better)
 MEANINGS = (
-    (r"^chance$", "what always naming the most common class would score", ""),
+    (r"^chance_accuracy|purity_chance", "what always naming the most common class would score", ""),
     (r"_of_others|chance|unchanged", "what it is without knowing the right one, to compare with", ""),
     (r"floor", "between two halves of the real ones, to compare with", ""),
     (r"frechet_noise", "of plain noise, to compare with", ""),

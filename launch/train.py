@@ -18,6 +18,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
+from chef_fusion import tokenization
 from launch.runtime import cli, dry_run, processes
 from launch.runtime.checkpoint import Checkpoints, DamagedError
 from launch.runtime.config import folder_hash, save_or_compare, validate
@@ -174,14 +175,15 @@ def contents(setup: Setup) -> dict[str, str]:
     """What lies at the paths of the config that name networks, tokenizers and caches: field -> hash. Of a
     cache that which says what it is of."""
     found = {f"components.{name}": about.content_hash for name, about in setup.components.items()}
-    for part, name, ending in (
-        ("data", "tokenizer", ""),
-        ("data", "cache", ".json"),
-        ("method", "targets", ".json"),
-    ):
+    fields = (
+        ("data", "tokenizer", tokenization.FILES),
+        ("data", "cache", {"train.json"}),
+        ("method", "targets", {"train.json"}),
+    )
+    for part, name, files in fields:
         folder = setup.config.get(part, {}).get(name)
         if folder and os.path.isdir(folder):
-            found[f"{part}.{name}"] = folder_hash(folder, ending)
+            found[f"{part}.{name}"] = folder_hash(folder, files)
     return found
 
 

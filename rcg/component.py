@@ -126,7 +126,7 @@ def moved(path: str, run: str, parts: int = 2) -> str:
     Args:
       parts: how many of the path's last names are below the pipeline's folder.
     """
-    beside = os.path.join(os.path.dirname(os.path.abspath(run)), *path.split("/")[-parts:])
+    beside = os.path.join(os.path.dirname(os.path.abspath(run)), *path.rstrip("/").split("/")[-parts:])
     return beside if not os.path.exists(path) and os.path.exists(beside) else path
 
 

@@ -44,8 +44,6 @@ def extractor(about: Component, **options: Any) -> Extractor:
     if about.kind == "rcg.encoder":
         module = encoders.build(about.architecture, **options)
         # which encoder: others of the same size have another space
-        dtype = jnp.dtype(getattr(module, "dtype", jnp.float32))
-        rounded = "" if dtype == jnp.float32 else f" in {dtype.name}"
-        name = f"encoder {about.content_hash[:12]}'s class token{rounded}"
+        name = f"encoder {about.content_hash[:12]}'s class token"
         return Extractor(module, about.kind, name, "frechet")
     raise UserError(f"features come from rcg.inception or rcg.encoder components, not from {about.kind}")

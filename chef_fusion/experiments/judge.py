@@ -82,12 +82,12 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
 
     def evaluate(params, extra, frozen, rng, put):
         run, right, found, wanted = jax.jit(answers), [], [], []
-        for placed, keep, batch in eval_batches(dataset, config, put, ("image",)):
+        for placed, keep, _ in eval_batches(dataset, config, put, ("image", "base", "present")):
             of_kinds, present = (whole(x)[keep] for x in run(params, placed))
-            local = {name: whole(batch[name])[keep] for name in ("base", "present")}
-            right.append(of_kinds.argmax(-1) == local["base"])
+            base, true = (whole(placed[name])[keep] for name in ("base", "present"))
+            right.append(of_kinds.argmax(-1) == base)
             found += [frozenset(np.flatnonzero(row > 0)) for row in present]
-            wanted += [frozenset(np.flatnonzero(row)) for row in local["present"]]
+            wanted += [frozenset(np.flatnonzero(row)) for row in true]
         values = {"base_accuracy": np.concatenate(right).mean()}
         values |= {f"ingredient_{name}": value for name, value in set_scores(found, wanted).items()}
         return {name: {"value": float(v), "samples": len(found)} for name, v in values.items()}

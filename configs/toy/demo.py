@@ -51,6 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "model__num_hidden_layers": 3,
             "optimizer__name": "adamw",  # what its figures were measured with
             "optimizer__learning_rate": 3e-3,
+            "optimizer__min_learning_rate": 2e-4,
         },
         clip={
             "total_steps": 210,

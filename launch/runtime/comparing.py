@@ -211,7 +211,6 @@ def compare(
       source, split, column: what `reference` is, if it is a data set ("parquet", "tfds", "folder").
       save_statistics: npz to write the statistics of `images` to.
     """
-    os.makedirs(out, exist_ok=True)
     if 0 < keep <= 3 or keep < 0:
         raise UserError(
             f"--keep={keep}: precision and recall need more than 3 images of each set, 0: neither"
@@ -219,6 +218,7 @@ def compare(
     kept_in = os.path.dirname(os.path.abspath(save_statistics))
     if save_statistics and not os.path.isdir(kept_in):
         raise UserError(f"--save_statistics={save_statistics}: there is no folder {kept_in}")
+    os.makedirs(out, exist_ok=True)
     gatherer = Gatherer(features, batch_size)
     name, metric = gatherer.extract.name, gatherer.extract.metric
     made_partial, real_partial = (

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
@@ -141,14 +141,32 @@ def validate(config: ConfigDict, num_devices: int, processes: int = 0) -> None:
         )
 
 
-def folder_hash(folder: str, ending: str = "") -> str:
-    """Of the names and contents of the files in a folder whose names end so."""
+def folder_hash(folder: str, files: Collection[str]) -> str:
+    """Of the names and contents of those of these files that are in a folder."""
     digest = hashlib.sha256()
-    for name in sorted(os.listdir(folder)):
-        if name.endswith(ending) and os.path.isfile(os.path.join(folder, name)):
+    for name in sorted(files):
+        if os.path.isfile(os.path.join(folder, name)):
             with open(os.path.join(folder, name), "rb") as f:
                 digest.update(f"{name}\0".encode() + hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()
+
+
+def contents_of(workdir: str) -> dict[str, str]:
+    """What the networks, tokenizers and caches were that a run began with: field -> hash."""
+    path = os.path.join(workdir, "components.json")
+    return json_files.read(path, "put it back or use another --workdir") if os.path.exists(path) else {}
+
+
+def refuse_others(config: ConfigDict, contents: Mapping[str, str], workdir: str) -> None:
+    """Raises UserError if something that a run was trained on is another now."""
+    before, flat = contents_of(workdir), flatten(config.to_dict())
+    for field in sorted(before.keys() & contents.keys()):
+        if before[field] != contents[field] and not may_change(config.experiment, field):
+            name, was, now = field.rpartition(".")[2], before[field][:12], contents[field][:12]
+            raise UserError(
+                f"{workdir} was trained on another {name} than is now at {flat[field]} (content {was}, not "
+                f"{now}); put that back, or train anew in another folder"
+            )
 
 
 def save_or_compare(
@@ -174,16 +192,11 @@ def save_or_compare(
     if begun and os.path.exists(path):
         advice = "put it back or use another --workdir"
         old = flatten(json_files.read(path, advice))
-        before = json_files.read(beside, advice) if os.path.exists(beside) else {}
+        before = contents_of(workdir)
         for field in before.keys() & contents.keys():
             if before[field] == contents[field]:
                 old[field] = new[field]
-            elif old.get(field) == new[field] and not may_change(config.experiment, field):
-                name, was, now = field.rpartition(".")[2], before[field][:12], contents[field][:12]
-                raise UserError(
-                    f"{workdir} was trained on another {name} than is now at {new[field]} (content {was}, "
-                    f"not {now}); put that back, or train anew in another folder"
-                )
+        refuse_others(config, {k: v for k, v in contents.items() if old.get(k) == new.get(k)}, workdir)
         differing = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k)]
         # a field that the run's version did not have
         differing = [k for k in differing if k in old or new[k] not in ("", 0, None, BEFORE.get(k))]

@@ -187,6 +187,8 @@ def _print_times(needs: Needs, hardware: Hardware) -> None:
         f"{hardware.link_gbs:g} GB/s between devices": (sum(needs.sent.values()), hardware.link_gbs * 1e9),
     }
     times = {limit: work / rate for limit, (work, rate) in limits.items() if rate and work}
+    if not times:
+        return
     for limit, seconds in times.items():
         print(f"a step at {limit}: {seconds * 1e3:.1f} ms at best")
     print(f"at half of that: {2 * max(times.values(), default=0.0):.3f} s")

@@ -162,7 +162,7 @@ def test_a_tokenizer_of_ones_own(tmp_path, monkeypatch):
     assert prepare.main(argv) == 0  # again: replaced whole
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/notes.txt").write_text("keep me")
-    with pytest.raises(UserError, match="exists and is no tokenizer"):
+    with pytest.raises(UserError, match="holds more than a tokenizer"):
         prepare.main([*argv[:2], *argv[3:], f"--out={tmp_path / 'mine'}"])
     assert (tmp_path / "mine/notes.txt").read_text() == "keep me"
 
