@@ -162,3 +162,20 @@ def test_paper_recipe():
     assert c.optimizer.learning_rate == pytest.approx(2.4e-3)
     with pytest.raises(ValueError, match="huge"):
         get_config("variant=huge")
+
+
+def test_the_momentum_encoder_moves_once_an_update():
+    """Not once for each of the parts that a batch is cut into."""
+    _, exp = setup(**{"optimizer.accumulation_steps": 2, "batch_size": 16})
+    params, extra = jax.jit(exp.init)(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 0.1, params)
+    images, _ = stripes(8, 0)
+    part = jax.jit(lambda extra: exp.loss(params, extra, {}, {"image": images}, jax.random.key(1))[1][1])
+    first = part(extra)
+    second = part(first)
+    slow = [state["momentum"]["params"] for state in (extra, first, second)]
+    moved = [
+        max(float(jnp.abs(a - b).max()) for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
+        for x, y in ((slow[0], slow[1]), (slow[1], slow[2]))
+    ]
+    assert moved[0] > 0 and moved[1] == 0

@@ -171,7 +171,7 @@ def test_an_rdm_file_round_trips_bit_for_bit(golden, case, weights):
 
 def test_what_has_no_published_layout_is_refused(golden):
     with pytest.raises(UserError, match="no published layout"):
-        published.publish(Component("rcg.lpips", {}, {}))
+        published.publish(Component("rcg.kmeans", {}, {}))
     arrays = recorded(golden, "rcg/mage_model")
     tokenizer = published.convert("rcg.vqgan", arrays, "m")
     with pytest.raises(UserError, match="has no place"):
