@@ -99,10 +99,10 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
     Args:
       split: measure on this one, in place of config.data.eval_split; the results' names begin with it.
     """
-    if split and "data" in config:
+    validate(config, jax.device_count())
+    if split:
         config = ConfigDict(config.to_dict())
         config.data.eval_split = split
-    validate(config, jax.device_count())
     read_results(out or workdir)  # damage is told before hours of measuring
     use_compilation_cache(config, workdir)
     checkpoints = Checkpoints(workdir, read_only=True) if os.path.isdir(workdir) else None
