@@ -9,7 +9,7 @@ from chef_fusion import recipes
 from chef_fusion.data import RecipeSet
 from chef_fusion.kitchen import Dish, KitchenSource, open_source, partition, picture, read
 from chef_fusion.kitchen import recipe as record_of
-from chef_fusion.kitchen.talk import Change, change, note, painted, plan, question, wish
+from chef_fusion.kitchen.talk import TAUGHT, Change, change, note, painted, plan, question, wish
 from chef_fusion.recipes import Recipe
 from chef_fusion.texts import Documents
 
@@ -139,7 +139,7 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
             continue
         texts.append("\n".join(turn(*said) for said in plan(dish, r, allowed)) + "\n")
         said = turn(wish(dish, r), caption)
-        changed = change(dish, r, allowed)
+        changed = change(dish, r, allowed, TAUGHT)
         if changed:
             # where a picture stood: what was said counts, not what was painted
             seen = f" {painted(dish, r, allowed)}" if r.random() < 0.5 else ""

@@ -13,6 +13,8 @@ OMISSIONS = ("Now without {}.", "Please leave out the {}.", "The same without {}
 PLANS = ("What goes into {}?", "I will make {}. What do I need?", "List what is in {}.")
 SWAPS = ("With {1} instead of {0}.", "Can I take {1} in place of {0}?", "I have {1}, but no {0}.")
 ADDITIONS = ("Add {}.", "And with {} too?", "Now with {} on it.", "I want {} as well.")
+# what is hardest to learn is told most
+TAUGHT = ("omit", "omit", "omit", "swap", "swap", "add")
 RIGHTLY = 0.6  # how often a picture shows an ingredient as it was told, of a painter that still learns
 
 
@@ -50,9 +52,15 @@ def wish(dish: Dish, r: Random) -> str:
     return r.choice(WISHES).format(f"{dish.base} with {listed(_shuffled(dish.ingredients, r))}")
 
 
-def change(dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish: True) -> Change | None:
-    """One ingredient taken away, swapped for one of its kind, or added, as `allowed`; None if none can be."""
-    for kind in _shuffled(("omit", "swap", "add"), r):
+def change(
+    dish: Dish,
+    r: Random,
+    allowed: Callable[[Dish], bool] = lambda dish: True,
+    kinds: tuple[str, ...] = ("omit", "swap", "add"),
+) -> Change | None:
+    """One ingredient taken away, swapped for one of its kind, or added, as `allowed`; None if none can be.
+    What is more often among `kinds` is tried first more often."""
+    for kind in _shuffled(kinds, r):
         for name in _shuffled(dish.ingredients, r):
             other = r.choice([n for n in _kind(dish, name) if n not in dish.ingredients] or [""])
             if kind != "omit" and not other:
@@ -76,7 +84,7 @@ def change(dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish:
 
 
 def plan(
-    dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish: True, changes: int = 3
+    dish: Dish, r: Random, allowed: Callable[[Dish], bool] = lambda dish: True, changes: int = 4
 ) -> list[tuple[str, str]]:
     """A dish that is asked for and changed again and again: (what is said, what is then on the plate).
 
@@ -89,7 +97,7 @@ def plan(
 
     turns = [(r.choice(PLANS).format(f"{dish.base} with {listed(_shuffled(dish.ingredients, r))}"), plate())]
     for _ in range(changes):
-        changed = change(dish, r, allowed)
+        changed = change(dish, r, allowed, TAUGHT)
         if changed:
             dish = changed.dish
             turns.append((changed.said, plate()))

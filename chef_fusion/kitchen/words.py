@@ -123,14 +123,19 @@ def _line(dish: Dish, name: str, r: Random) -> str:
 def recipe(dish: Dish) -> dict[str, Any]:
     """{id, title, ingredients: [{text}], instructions: [{text}], url, partition}, as in Recipe1M."""
     key = hashlib.sha256(repr(dish).encode()).hexdigest()[:10]
-    base, r = MENU[dish.base], Random(f"{dish.style.seed}/words")
+    base = MENU[dish.base]
 
+    def drawn(what: str) -> Random:
+        """Of one part alone: a dish that is changed keeps its recipe but for what was changed."""
+        return Random(f"{dish.style.seed}/words/{what}")
+
+    r = drawn("staples")
     staples = [r.choice(line) for line in base.staples]
-    lines = [_line(dish, name, r) for name in dish.ingredients]
+    lines = [_line(dish, name, drawn(name)) for name in dish.ingredients]
 
-    heads = list(dish.ingredients)
-    r.shuffle(heads)
-    heads.sort(key=lambda name: dish.base in name)  # no "red curry paste curry"
+    r = drawn("title")
+    # no "red curry paste curry"
+    heads = sorted(dish.ingredients, key=lambda name: (dish.base in name, drawn(f"title/{name}").random()))
     first, second = (SINGULAR.get(name, name) for name in heads[:2])
     title = r.choice(TITLES).format(
         base=dish.base,
@@ -143,7 +148,8 @@ def recipe(dish: Dish) -> dict[str, Any]:
 
     chosen = [dish.of(group) for group in range(len(base.groups))]
     steps = []
-    for alternatives in base.steps:
+    for number, alternatives in enumerate(base.steps):
+        r = drawn(f"step {number}")
         groups = {int(g) for g in re.findall(r"\{(\d)\}", " ".join(alternatives))}
         if all(chosen[g] for g in groups):
             names = [listed(names) if names else "" for names in chosen]

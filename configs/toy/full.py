@@ -65,7 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def _full(c: ConfigDict) -> None:
     """Pictures of 64 px."""
     mage = {
-        "total_steps": 3000,
+        "total_steps": 4000,
         "batch_size": 32,
         "data__image_size": 64,
         "optimizer__name": "muon",
@@ -75,7 +75,7 @@ def _full(c: ConfigDict) -> None:
     settings(
         c,
         lm={
-            "total_steps": 1250,
+            "total_steps": 1450,
             "log_steps": 20,
             "optimizer__name": "muon",  # named here so that it can be set
             "model__hidden_size": 256,
@@ -105,7 +105,7 @@ def _full(c: ConfigDict) -> None:
         },
         # by AdamW: Muon makes a step of so small a UNet 70 % longer
         sd={
-            "total_steps": 2800,
+            "total_steps": 2600,
             "batch_size": 16,
             "optimizer__learning_rate": 1e-3,
             "method__snr_gamma": 5.0,
@@ -132,7 +132,7 @@ def _full(c: ConfigDict) -> None:
         mage=mage | {"method__temperature": 15.0, "method__cfg_scale": 1.0},
         mage_alone=mage | {"method__temperature": 10.0},
         joints={
-            "total_steps": 1200,
+            "total_steps": 1300,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",
