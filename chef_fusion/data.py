@@ -320,7 +320,7 @@ def _recipe1m(root: str, split: str, data: ConfigDict) -> RecipeSet:
 KEPT = 10  # of the records that no split is named for, every tenth is not trained on
 
 
-def _says(path: str, split: str) -> bool:
+def says(path: str, split: str) -> bool:
     """Whether a file's name holds one of the split's as a word of its own: "latest" does not hold "test"."""
     names = "|".join(map(re.escape, _names(split)))
     # nor does fold12 hold fold1
@@ -340,7 +340,7 @@ def _files_of_split(root: str, split: str, *endings: str) -> list[str]:
         there = sorted(name for name in os.listdir(root) if name.endswith(endings))
     except OSError as error:
         raise UserError(f"can't read {root}: {error.strerror}") from error
-    found = [os.path.join(root, name) for name in there if _says(name, split)]
+    found = [os.path.join(root, name) for name in there if says(name, split)]
     if not found:
         raise UserError(
             f'{root} holds no {endings[0]} file of the split "{split}"; '
@@ -356,10 +356,10 @@ def _belongs(path: str, split: str, data: ConfigDict, counts: Counter[str]) -> C
     every tenth such record is kept from training, and is of all splits but that for training.
     """
     known = dict.fromkeys((*SPLIT_NAMES, data.train_split, data.eval_split, split))
-    said = [name for name in known if _says(path, name)]
+    said = [name for name in known if says(path, name)]
     # train_small.jsonl is of the split train_small, if there is one
-    said = [name for name in said if not any(name != other and _says(other, name) for other in said)]
-    by_name = _says(path, split) if len(said) == 1 else None
+    said = [name for name in said if not any(name != other and says(other, name) for other in said)]
+    by_name = says(path, split) if len(said) == 1 else None
     training = split == data.train_split
     numbers = itertools.count()
 

@@ -9,11 +9,23 @@ import numpy as np
 
 from chef_fusion import tasks
 from chef_fusion.generate import Chef
-from chef_fusion.kitchen import partition, picture, read
+from chef_fusion.kitchen import Dish, partition, picture, read
 from chef_fusion.kitchen.talk import Change, change, wish
 from chef_fusion.kitchen_sets import KitchenRecipes
 from chef_fusion.metrics import set_scores
 from chef_fusion.scoring import Judge
+
+
+def script(held_out: KitchenRecipes, samples: int) -> list[tuple[Dish, str, Change]]:
+    """At most `samples` dishes with the wish for them and the change that follows."""
+    cases = []
+    for i in range(held_out.num_recipes):
+        dish, r = held_out.dish(i), Random(f"dialogue/{i}")
+        own = partition(dish)
+        changed = change(dish, r, lambda other, own=own: partition(other) == own)
+        if changed:
+            cases.append((dish, wish(dish, r), changed))
+    return cases[:samples]
 
 
 def dialogues(
@@ -30,64 +42,79 @@ def dialogues(
 
     Returns:
       `dialogue_first`: F1 of the first answer's ingredients. `dialogue_recipe`: how often the second answer
-      names the same dish, not what has gone, what has come, and what stays with an F1 of at least 0.8.
-      `dialogue_picture`, with a judge: how often a picture came in which it sees not what has gone and what
-      has come. `dialogue_both`: both at once. `dialogue_unchanged`: how often the second recipe's ingredients
-      are just the first one's. By the same rules `unchanged_dialogue_...`: the first answer, given again, and
-      `true_dialogue_picture`: the real picture of what was asked for.
+      names the same dish, not what has gone, what has come, and all ingredients with an F1 of at least 0.8.
+      `dialogue_picture`, with a judge: how often a picture came in which it sees the same, with an F1 of at
+      least 0.5. `dialogue_both`: both at once. `dialogue_unchanged`: how often the second recipe's
+      ingredients are just the first one's. `omissions_...`, `swaps_...` and `additions_dialogue_...`: of the
+      cases of a kind. By the same rules `unchanged_dialogue_...`: the first answer, given again;
+      `random_dialogue_...`: the true recipe and real picture of another case; `true_dialogue_picture`: the
+      real picture of what was asked for.
     """
-    cases = []
-    for i in range(held_out.num_recipes):
-        dish, r = held_out.dish(i), Random(f"dialogue/{i}")
-        own = partition(dish)
-        changed = change(dish, r, lambda other, own=own: partition(other) == own)
-        if changed:
-            cases.append((dish, wish(dish, r), changed))
-    cases, size = cases[:samples], held_out[0]["image"].shape[0]
+    cases, size = script(held_out, samples), held_out[0]["image"].shape[0]
+    if not cases:
+        return {}
     found: dict[str, list[Any]] = defaultdict(list)
+    firsts: list[dict[str, Any]] = []
+    seconds: list[dict[str, Any]] = []
     for start in range(0, len(cases), batch_size):
         part = cases[start : start + batch_size]
         padded = part + part[:1] * (batch_size - len(part))
         talks = [[{"role": "user", "content": asked}] for _, asked, _ in padded]
-        for turn in range(2):
+        for turn, said in enumerate((firsts, seconds)):
             answers = tasks.reply_all(
                 chef, talks, jax.random.fold_in(key, 2 * start + turn), task="dialogue", settings=settings
             )
+            said += answers[: len(part)]
             if turn == 0:
                 for talk, answer, (_, _, changed) in zip(talks, answers, padded, strict=True):
                     talk += [answer, {"role": "user", "content": changed.said}]
-                first = answers
-        for before, answer, (dish, _, changed) in zip(first, answers, part, strict=False):
-            told = read(_words(before)), read(_words(answer))
-            found["dialogue_first"].append(set_scores([told[0][1]], [frozenset(dish.ingredients)])["f1"])
-            found["dialogue_unchanged"].append(told[0][1] == told[1][1])
-            found["dialogue_recipe"].append(_told_right(*told[1], changed))
-            found["unchanged_dialogue_recipe"].append(_told_right(*told[0], changed))
-            if judge:
-                found["dialogue_picture"].append(_seen_right(judge, answer["content"], changed))
-                found["unchanged_dialogue_picture"].append(_seen_right(judge, before["content"], changed))
-                real = picture(changed.dish, size)
-                found["true_dialogue_picture"].append(_seen_right(judge, [real], changed))
+    wanted = [changed for _, _, changed in cases]
+    told = [[read(_words(answer)) for answer in said] for said in (firsts, seconds)]
+    for (dish, _, _), first, second in zip(cases, *told, strict=True):
+        found["dialogue_first"].append(set_scores([first[1]], [frozenset(dish.ingredients)])["f1"])
+        found["dialogue_unchanged"].append(first[1] == second[1])
+    true = [(changed.dish.base, frozenset(changed.dish.ingredients)) for changed in wanted]
+    of_another = true[1:] + true[:1]
+    for name, said in (("", told[1]), ("unchanged_", told[0]), ("random_", of_another)):
+        found[f"{name}dialogue_recipe"] = [
+            _right(*x, changed, 0.8) for x, changed in zip(said, wanted, strict=True)
+        ]
     if judge:
-        for name in ("dialogue", "unchanged_dialogue"):
-            found[f"{name}_both"] = np.logical_and(found[f"{name}_recipe"], found[f"{name}_picture"])
-    return {name: {"value": float(np.mean(values)), "samples": len(cases)} for name, values in found.items()}
+        real = [picture(changed.dish, size) for changed in wanted]
+        painted = [[_picture(answer) for answer in said] for said in (firsts, seconds)]
+        sides = {"": painted[1], "unchanged_": painted[0], "random_": real[1:] + real[:1], "true_": real}
+        for name, side in sides.items():
+            seen = iter(zip(*judge([image for image in side if image is not None]), strict=True))
+            found[f"{name}dialogue_picture"] = [
+                image is not None and _right(*next(seen), changed, 0.5)
+                for image, changed in zip(side, wanted, strict=True)
+            ]
+        for name in ("", "unchanged_", "random_"):
+            both = found[f"{name}dialogue_recipe"], found[f"{name}dialogue_picture"]
+            found[f"{name}dialogue_both"] = [a and b for a, b in zip(*both, strict=True)]
+    kinds = [_kind(changed) for changed in wanted]
+    for column in [name for name in found if name.startswith("dialogue_")]:
+        for kind, value in zip(kinds, found[column], strict=True):
+            found[f"{kind}_{column}"].append(value)
+    return {name: {"value": float(np.mean(values)), "samples": len(values)} for name, values in found.items()}
 
 
-def _told_right(base: str | None, named: frozenset[str], changed: Change) -> bool:
+def _kind(changed: Change) -> str:
+    return ("swaps" if changed.come else "omissions") if changed.gone else "additions"
+
+
+def _right(base: str | None, named: frozenset[str], changed: Change, f1: float) -> bool:
     return (
         base == changed.dish.base
         and changed.gone not in named
         and changed.come in named | {""}
-        and set_scores([named], [frozenset(changed.dish.ingredients)])["f1"] >= 0.8
+        and set_scores([named], [frozenset(changed.dish.ingredients)])["f1"] >= f1
     )
 
 
-def _seen_right(judge: Judge, content: list[Any], changed: Change) -> bool:
-    """Of the first picture; without one: no."""
-    made = [part for part in content if not isinstance(part, str)]
-    seen = judge(made[:1])[1][0] if made else None
-    return seen is not None and changed.gone not in seen and changed.come in seen | {""}
+def _picture(answer: dict[str, Any]) -> Any:
+    """The first; None without one."""
+    return next((part for part in answer["content"] if not isinstance(part, str)), None)
 
 
 def _words(answer: dict[str, Any]) -> str:

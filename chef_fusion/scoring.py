@@ -163,8 +163,10 @@ def score(
             run = functools.partial(generate.paint_rcg, chef, states[:8], key, **rcg)
             results["rcg_images_per_second"] = speed(run)
             results["rcg_trained_parameters"] = trained + parameters(chef.rcg.rdm.variables)
-        for name, side in sides.items() if judge else ():
-            kinds, seen = judge(list(side))
+        opinions = {name: judge(list(side)) for name, side in sides.items()} if judge else {}
+        if opinions:
+            opinions["random"] = tuple([*part[1:], part[0]] for part in opinions["t2i"])
+        for name, (kinds, seen) in opinions.items():
             put_base(f"{name}_picture", kinds)
             scores = metrics.set_scores(seen, wanted).items()
             results |= {f"{name}_picture_ingredient_{score}": value for score, value in scores}

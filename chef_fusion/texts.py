@@ -1,6 +1,7 @@
 """Text for the language model: recipes and prose from JSON lines, packed into sequences of one length."""
 
 import glob
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chef_fusion import recipes
-from chef_fusion.data import RecipeSet, json_lines
+from chef_fusion.data import SPLIT_NAMES, RecipeSet, json_lines, says
 from chef_fusion.recipes import Recipe
 from rcg.data import Share
 from rcg.errors import UserError
@@ -39,8 +40,9 @@ class Documents(Sequence):
 def open_texts(data: ConfigDict, split: str) -> Documents:
     """The documents of a split: JSON lines whose records have "text", or title, ingredients and instructions.
 
-    `data.path`: files, folders or patterns, with commas between them. Of each file every
-    `data.eval_every`-th document is for evaluation, the others are for training.
+    `data.path`: files, folders or patterns, with commas between them. What says that it is for validation or
+    for the test, in a record's "partition" or the file's name, is never trained on; the former is for
+    evaluation, and with it every `data.eval_every`-th of a file's other documents.
 
     Raises:
       UserError: nothing there, no such split, or a record that is neither.
@@ -62,14 +64,26 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
     trained = wanted in ("train", data.train_split)
     if not trained and wanted != HELD_OUT:
         raise UserError(f'texts have the splits train and {HELD_OUT}, not "{wanted}"')
-    texts = []
+    texts, elsewhere = [], 0
     for path in files:
-        for i, (number, record) in enumerate(json_lines(path)):
-            if (i % data.eval_every == 0) == trained:
-                continue
-            texts.append(_document(record, path, number))
+        by_name = [name for name in SPLIT_NAMES if says(path, name)]
+        by_name = by_name[0] if len(by_name) == 1 else ""
+        others = itertools.count()
+        for number, record in json_lines(path):
+            own = record.get("partition") or by_name
+            kept = next((name for name in ("val", "test") if own in SPLIT_NAMES[name]), "")
+            if not kept:
+                kept = HELD_OUT if next(others) % data.eval_every == 0 else "train"
+            if kept == ("train" if trained else HELD_OUT):
+                texts.append(_document(record, path, number))
+            else:
+                elsewhere += 1
     if not texts:
-        raise UserError(f"config.data.path {data.path} holds no documents")
+        wanted = "train" if trained else HELD_OUT
+        raise UserError(
+            f"config.data.path {data.path} holds no documents of the split {wanted}; {elsewhere} are of "
+            "others, by their partition, their file's name or config.data.eval_every"
+        )
     return Documents(texts, data.path)
 
 

@@ -107,8 +107,8 @@ def stage_config(config: ConfigDict, name: str, workdir: str) -> ConfigDict:
 def configure(
     config: ConfigDict, name: str, components: dict[str, str], fields: dict[str, Any] | None = None
 ) -> ConfigDict:
-    """The stage's own config file with its overrides, the pipeline's data, these components' folders and
-    `fields`.
+    """The stage's own config file with the pipeline's data, these components' folders and `fields`, then the
+    stage's overrides.
 
     Raises:
       UserError: the stage's data or its tokenizer are at a path that is not given.
@@ -120,9 +120,9 @@ def configure(
     if stage.overrides.get("data", {}).get("tokenizer") == "":
         raise UserError(f"the stage {name} needs a tokenizer: --set={name}.data.tokenizer=<folder>")
     path = config.paths[stage.path] if stage.path else config.path
-    return cli.read_config(
-        stage.config, flatten(stage.overrides.to_dict()) | made | ({"data.path": path} if path else {})
-    )
+    if path:
+        made["data.path"] = path
+    return cli.read_config(stage.config, made | flatten(stage.overrides.to_dict()))
 
 
 def set_fields(config: ConfigDict, assignments: Sequence[str]) -> None:

@@ -122,7 +122,7 @@ def attend(
     Args:
       q: [B, H, T, D]; k, v: [B, H, S, D].
       mask: bool, [B or 1, 1, T or 1, S]: which keys a query sees; None: all. A query that sees none gets
-        their mean.
+        their mean ("fused" counts a key more where S is odd).
       impl: "einsum" (plain), "mapped" (a head at a time, whose scores stay in cache: fastest on one CPU),
         "fused" (the device's fused kernel, no dropout), or "auto". The draws of dropout are the same.
 
@@ -143,9 +143,19 @@ def attend(
         raise ValueError('attention dropout needs impl "einsum" or "mapped", not "fused"')
     if impl == "fused":
         implementation = "cudnn" if jax.default_backend() == "gpu" else None
-        q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
-        out = jax.nn.dot_product_attention(q, k, v, mask=mask, implementation=implementation)
-        return out.swapaxes(1, 2)
+        # cuDNN has no gradient at odd lengths
+        S, more = k.shape[2], [T % 2, k.shape[2] % 2, k.shape[2] % 2]
+        q, k, v = (
+            jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, n), (0, 0), (0, 0)))
+            for x, n in zip((q, k, v), more, strict=True)
+        )
+        lengths = jnp.full(B, S, jnp.int32) if mask is None and S % 2 else None
+        if mask is not None:
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, T % 2 if mask.shape[2] > 1 else 0), (0, S % 2)))
+        out = jax.nn.dot_product_attention(
+            q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation=implementation
+        )
+        return out[:, :T].swapaxes(1, 2)
     q = q * np.asarray(D**-0.5, q.dtype)
     if impl == "mapped":
         flat = (x.reshape(B * H, -1, D) for x in (q, k, v))

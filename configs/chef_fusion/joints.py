@@ -78,7 +78,7 @@ def get_config(arg: str = "") -> ConfigDict:
         c.model.update(hidden_dim=128, num_layers=2)
         c.method.update(sample_steps=20, sample_size=64, scheduler="dpmpp", cfg_scale=3.0, eval_samples=31)
         c.data.image_size = 64
-        c.data.max_tokens = 200
+        c.data.length_buckets = (100, 200)
         c.data.target_text = "visible"
         c.total_steps = 1000
         c.optimizer.warmup_steps = 50
@@ -86,7 +86,7 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg.runlocal:
         c.model.update(hidden_dim=32, num_layers=1)
         c.method.update(sample_steps=2, eval_samples=8, eval_words=16)
-        c.data.max_tokens = 48
+        c.data.max_tokens, c.data.length_buckets = 48, ()
         c.batch_size = 8
         c.total_steps = 4
         c.optimizer.warmup_steps = 1

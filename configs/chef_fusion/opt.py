@@ -4,7 +4,7 @@
         --config.data.path=recipes.jsonl.gz,cookbooks/ --config.data.tokenizer=<folder of an OPT tokenizer>
 
 Variants: 125m to 66b (the published sizes; of their training recipe the learning rate, the sequence length
-and the optimiser), small (1.8M parameters besides the embeddings: a quarter of an hour on two cores).
+and the optimiser), small (1.8M parameters besides the embeddings: half an hour on two cores).
 """
 
 from ml_collections import ConfigDict
@@ -51,15 +51,17 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg.variant == "small" or arg.runlocal:
         c.model.variant = ""
         sizes = {"hidden_size": 192, "ffn_dim": 768, "num_hidden_layers": 4, "num_attention_heads": 4}
-        c.model.update(sizes | {"word_embed_proj_dim": 192, "max_position_embeddings": 512})
-        c.data.length = 256
+        c.model.update(sizes | {"word_embed_proj_dim": 192})
+        c.data.length = 512  # a position that was not trained means nothing to what is built on it
+        c.model.max_position_embeddings = c.data.get_oneway_ref("length")
         c.batch_size = 8
         c.total_steps = 1000
         c.optimizer.name, c.optimizer.muon_scale = "muon", 3.0
         c.optimizer.warmup_steps = 50
         c.checkpoint_steps = 200
     if arg.runlocal:
-        c.model.update(hidden_size=32, ffn_dim=64, num_hidden_layers=2, word_embed_proj_dim=32)
+        sizes = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "word_embed_proj_dim": 32}
+        c.model.update(sizes | {"max_position_embeddings": 512})
         c.data.length = 64
         c.total_steps = 4
         c.optimizer.warmup_steps = 1

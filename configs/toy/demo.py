@@ -44,7 +44,8 @@ def get_config(arg: str = "") -> ConfigDict:
         c,
         lm={
             "total_steps": 300,
-            "batch_size": 16,
+            "batch_size": 10,
+            "data__length": 416,
             "model__hidden_size": 128,
             "model__ffn_dim": 512,
             "model__word_embed_proj_dim": 128,

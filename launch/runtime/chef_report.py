@@ -16,10 +16,10 @@ Figure = Callable[..., str]  # (path, title, text) -> HTML
 TABLES = (
     (
         "Recipes from photos",
-        "The paper's Table 1, on dishes that no training saw.",
+        "The paper's Table 1.",
         {
             "i2t": "ChefFusion",
-            "retrieval": "recipe of the nearest training photo",
+            "retrieval": "recipe of the nearest training photo (of 4,096 at most)",
             "random": "another held-out recipe",
         },
         {
@@ -53,7 +53,11 @@ TABLES = (
         "Whether a picture comes where it should.",
         {
             "": "ChefFusion",
+            "omissions": 'of these, "now without ..."',
+            "swaps": 'of these, "... instead of ..."',
+            "additions": 'of these, "add ..."',
             "unchanged": "its first answer, given again",
+            "random": "the true recipe and real picture of another",
             "true": "the true recipe and its real picture",
         },
         {

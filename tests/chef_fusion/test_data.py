@@ -386,6 +386,27 @@ def test_texts_have_two_splits(tmp_path):
                 texts.open_texts(c, split)
 
 
+def test_texts_for_the_test_are_never_trained_on(tmp_path):
+    """A language model for a set of recipes must not have read those that are asked about."""
+
+    def write(name, number, **fields):
+        lines = [json.dumps({"text": f"{name} {i}"} | fields) for i in range(number)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+
+    for name in ("train", "val", "test", "latest"):
+        write(name, 10)
+    write("one", 4, partition="test")
+    write("two", 4, partition="validation")
+    c = sources.texts(str(tmp_path))
+    c.eval_every = 5
+    train, held_out = (list(texts.open_texts(c, split)) for split in ("train", "val"))
+    assert {text.split()[0] for text in train} == {"train", "latest"} and len(train) == 16
+    assert sum(text.startswith(("val", "two")) for text in held_out) == 14 and len(held_out) == 18
+    c.path = str(tmp_path / "test.jsonl")
+    with pytest.raises(UserError, match="no documents of the split train; 10 are of others"):
+        texts.open_texts(c, "train")
+
+
 def test_a_kind_of_target_text_that_there_is_not(recipe1m):
     c = config(recipe1m)
     c.target_text = "visibel"

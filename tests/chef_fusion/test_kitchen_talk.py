@@ -3,10 +3,11 @@
 import dataclasses
 from random import Random
 
+import jax
 import numpy as np
 import pytest
 
-from chef_fusion import kitchen, kitchen_sets, tokenization
+from chef_fusion import kitchen, kitchen_scores, kitchen_sets, tokenization
 from chef_fusion.data import Texts, recipe_dataset
 from chef_fusion.kitchen import talk
 from chef_fusion.tokenization import LanguageTokenizer
@@ -132,6 +133,61 @@ def test_the_picture_is_of_what_was_said_last():
         assert np.array_equal(found[i]["image"], kitchen.draw(dish, tiny_kitchen.SIZE))
         changed += text.count("Q: ") == 2
     assert changed > DISHES // 24
+
+
+@pytest.mark.parametrize("chef", ["true", "stubborn", "without pictures", "without changes in pictures"])
+def test_conversations_are_scored_as_they_went(chef, monkeypatch):
+    """Scripted chefs, and a judge that knows each picture."""
+    held_out = kitchen_sets.open_recipes(data("recipes_kitchen", 8 * DISHES, menu="short"), "val")
+    cases = kitchen_scores.script(held_out, 64)
+    shown = {}
+
+    def paint(dish):
+        image = kitchen.picture(dish, tiny_kitchen.SIZE)
+        shown[image.tobytes()] = dish.base, frozenset(dish.ingredients)
+        return image
+
+    def reply_all(_, talks, key, **options):
+        answers = []
+        for said in talks:
+            dish, _, changed = next(case for case in cases if case[1] == said[0]["content"])
+            second = len(said) > 1
+            assert not second or said[2]["content"] == changed.said
+            told = changed.dish if second and chef != "stubborn" else dish
+            content = [f"The {told.base}: {', '.join(told.ingredients)}"]
+            if chef != "without pictures":
+                content.append(paint(dish if "changes" in chef else told))
+            answers.append({"role": "assistant", "content": content})
+        return answers
+
+    for _, _, changed in cases:
+        paint(changed.dish)
+    monkeypatch.setattr(kitchen_scores.tasks, "reply_all", reply_all)
+    found = kitchen_scores.dialogues(
+        None,
+        held_out,
+        jax.random.key(0),
+        None,
+        samples=64,
+        judge=lambda images: (
+            [shown[i.tobytes()][0] for i in images],
+            [shown[i.tobytes()][1] for i in images],
+        ),
+    )
+    scores = {name: result["value"] for name, result in found.items()}
+    right = scores["dialogue_recipe"], scores["dialogue_picture"], scores["dialogue_both"]
+    assert right == {
+        "true": (1, 1, 1),
+        "stubborn": (0, 0, 0),
+        "without pictures": (1, 0, 0),
+    }.get(chef, (1, 0, 0))
+    assert scores["dialogue_first"] == scores["true_dialogue_picture"] == 1
+    assert scores["dialogue_unchanged"] == (chef == "stubborn")
+    assert scores["unchanged_dialogue_recipe"] == scores["unchanged_dialogue_both"] == 0
+    assert scores["random_dialogue_recipe"] < 0.2 and scores["random_dialogue_picture"] < 0.2
+    kinds = [found[f"{kind}_dialogue_recipe"] for kind in ("omissions", "swaps", "additions")]
+    assert sum(kind["samples"] for kind in kinds) == len(cases)
+    assert all(kind["value"] == right[0] for kind in kinds)
 
 
 @pytest.fixture(scope="module")

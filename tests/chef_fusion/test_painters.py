@@ -129,14 +129,14 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
         assert -1 <= results[f"{name}_clip_similarity"]["value"] <= 1
     assert results["perplexity"]["value"] == pytest.approx(np.exp(results["l_r"]["value"]))
     assert set(chef.Recipe._fields) <= set(c.method.keys())  # every choice is a field of the config
-    for name in ("t2i", "sd", "target", "rcg", "real"):
+    for name in ("t2i", "sd", "target", "rcg", "random", "real"):
         assert 0 <= results[f"{name}_picture_base_accuracy"]["value"] <= 1
         assert 0 <= results[f"{name}_picture_ingredient_f1"]["value"] <= 1
     for name in ("i2t_base_accuracy", "decision_accuracy", "picture_where_wanted", "picture_where_not"):
         assert 0 <= results[name]["value"] <= 1
     for name in ("first", "recipe", "picture", "both", "unchanged"):
         assert results[f"dialogue_{name}"]["samples"] == 4
-    for name in ("unchanged_dialogue_recipe", "unchanged_dialogue_picture", "true_dialogue_picture"):
+    for name in ("unchanged_dialogue_both", "random_dialogue_both", "true_dialogue_picture"):
         assert 0 <= results[name]["value"] <= 1
     assert results["decision_accuracy"]["samples"] == 8
     assert results["rcg_images_per_second"]["value"] > 0

@@ -199,6 +199,10 @@ def test_every_stage_of_a_pipeline_is_a_valid_config(path):
             made = stage_config(config, "tokenizer", "/runs")
             side = stage.data.image_size >> (len(made.model.ch_mult) - 1)
             assert (stage.model.num_tokens, stage.model.codebook_size) == (side**2, made.model.codebook_size)
+        if stage.get("experiment") == "chef_fusion.joints" and "runlocal" not in path:
+            # of positions that the language model never saw it knows nothing
+            read = stage_config(config, "lm", "/runs").data.length
+            assert stage.data.max_tokens + stage.model.num_visual_tokens <= read
     prepared = {name for name in config.order if config.stages[name].command == "prepare"}
     assert prepared <= {by for stage in config.stages.values() for by in stage.prepared.values()}, "unread"
 

@@ -165,6 +165,14 @@ def test_any_field_of_a_stage_can_be_set():
     assert made["clip"].optimizer.name == "adamw" and made["clip"].total_steps > 100
     assert made["lm"].total_steps == 20 and made["tokenizer"].model.ch_mult == (1, 2)
     assert made["sd"].compute.scan_layers is True and made["sd"].optimizer.learning_rate == 1.0
+    # also what a stage before would have made
+    set_fields(
+        config, ["lm.data.tokenizer=/mine", "joints.components.judge=/mine", "vae.data.pictures=/mine"]
+    )
+    made = {name: stage_config(config, name, "/runs") for name in ("lm", "joints", "vae")}
+    assert (
+        made["lm"].data.tokenizer == made["joints"].components.judge == made["vae"].data.pictures == "/mine"
+    )
     for wrong in ("llm.total_steps=20", "lm.total_steps", "lm=20"):
         with pytest.raises(
             UserError, match="is not <stage>.<field>=<value>; the stages are: pictures, words"

@@ -40,6 +40,37 @@ def test_attention_gradients_agree(rate):
         np.testing.assert_allclose(got, want, atol=2e-6)
 
 
+@pytest.mark.parametrize(
+    "queries, keys, masked", [(7, 13, ""), (8, 13, "keys"), (7, 12, "pairs"), (9, 9, "pairs")]
+)
+def test_fused_attention_has_gradients_at_odd_lengths(queries, keys, masked, monkeypatch):
+    """cuDNN has them at even lengths alone: that is all it is asked for."""
+    rngs = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(r, (2, 3, n, 8)) for r, n in zip(rngs, (queries, keys, keys), strict=False))
+    mask = None
+    if masked:
+        mask = jax.random.bernoulli(rngs[3], 0.6, (2, 1, queries if masked == "pairs" else 1, keys))
+        mask = mask.at[..., 0].set(True)
+    true, shapes = jax.nn.dot_product_attention, []
+
+    def watched(q, k, v, **options):
+        shapes.extend([q.shape[1], k.shape[1]])
+        return true(q, k, v, **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", watched)
+
+    def run(impl):
+        def total(q, k, v):
+            out = layers.attend(q, k, v, mask, impl=impl)
+            return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
+
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2), has_aux=True))(q, k, v)
+
+    for got, want in zip(jax.tree.leaves(run("fused")), jax.tree.leaves(run("einsum")), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-6)
+    assert shapes and all(length % 2 == 0 for length in shapes)
+
+
 def test_gelu_is_the_exact_form():
     x = jnp.linspace(-9, 9, 1001)
     want = jax.vmap(jax.value_and_grad(lambda x: jax.nn.gelu(x, approximate=False)))(x)
