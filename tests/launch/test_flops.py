@@ -55,6 +55,12 @@ def test_networks(scan):
         return network.apply(variables, x, t).sum()
 
     assert counted(jax.grad(loss), variables) == pytest.approx(3 * formula, rel=0.2)  # not back to x
+
+    def through(x, variables):
+        return network.apply(variables, x, t).sum()
+
+    # over a frozen network no kernel has a gradient, nor has what comes of the time alone
+    assert 1.5 * formula < counted(jax.grad(through), x, variables) < 2 * formula
     network = mage.build(mage.resolve(MAGE), scan_layers=scan)
     example = benchmark.mage_example(network)
     variables = jax.eval_shape(network.init, jax.random.key(0), *example)
