@@ -77,7 +77,7 @@ def training() -> ConfigDict:
     c.ema.warmup = True  # min(decay, (1 + n) / (10 + n)), as LitEma
     c.ema.params = ".*"  # regex on the path; other parameters are used raw
     c.profile = ConfigDict({"start_step": 0, "steps": 0})  # steps > 0 writes a trace to workdir/profile
-    c.compilation_cache = ""  # folder; "": workdir's sibling ".compilation_cache"; "off"
+    c.compilation_cache = ""  # folder, "off"; "": $JAX_COMPILATION_CACHE_DIR, else beside the workdir
     return c
 
 

@@ -26,7 +26,7 @@ os.environ.setdefault("PJRT_NPROC", "32")
 OWN_CACHE = "JAX_COMPILATION_CACHE_DIR" not in os.environ
 if OWN_CACHE:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -43,12 +43,25 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
-LONG = ("test_pipeline.py", "test_step.py", "test_processes.py", "test_resume.py", "test_joints.py")
+# begun first: what is begun last, one worker does while the other has nothing left
+LONG = (
+    "launch/test_pipeline.py launch/test_processes.py launch/test_step.py chef_fusion/test_painters.py "
+    "chef_fusion/test_joints.py launch/test_faults.py launch/test_dry_run.py launch/test_resume.py "
+    "chef_fusion/test_experiments.py reference/test_stable_diffusion.py launch/test_compare.py "
+    "launch/test_cached.py launch/test_convert.py launch/test_sweep.py"
+).split()
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # xdist would begin with the files of most tests
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first: begun last, one worker would wait for the other."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    def place(item) -> int:
+        name = f"{item.path.parent.name}/{item.path.name}"
+        return LONG.index(name) if name in LONG else len(LONG)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,10 @@ class Setup:
 
 
 def use_compilation_cache(config: ConfigDict, workdir: str) -> None:
-    """Keeps compiled programs on disk, so that a second start need not compile again."""
+    """Keeps compiled programs on disk, so that a second start need not compile again: where the config or the
+    environment says, else beside the workdir."""
+    if not config.compilation_cache and os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return
     folder = config.compilation_cache or os.path.join(
         os.path.dirname(os.path.abspath(workdir)), ".compilation_cache"
     )

@@ -1,6 +1,7 @@
 """Starting a command as several processes of one run, on virtual CPU devices."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,7 +17,8 @@ def free_port() -> int:
 
 
 def environment(devices: int) -> dict[str, str]:
-    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    """This process's, with as many devices: compiled programs are shared."""
+    flags = re.sub(r"(device_count=)\d+", rf"\g<1>{devices}", os.environ["XLA_FLAGS"])
     return os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PJRT_NPROC": "16"}
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ from launch.runtime.setup import prepare
 from rcg import component, encoders, inception, metrics, published, statistics, weight_files
 from rcg.component import Component
 from rcg.errors import UserError
+from tests.launch import several
 from tests.rcg import tiny_chain
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,15 +157,14 @@ evaluate.main(["evaluate", *sys.argv[3:]])
 
 def test_two_processes_measure_what_one_does(sets, tmp_path):
     alone = run(sets, tmp_path / "one", keep=30, save_statistics=tmp_path / "one.npz")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{several.free_port()}"
     given = {"images": sets / "made", "reference": sets / "real", "features": sets / "encoder"}
     given |= {"out": tmp_path / "two", "save_statistics": tmp_path / "two.npz", "batch_size": 16, "keep": 30}
     flags = [f"--{k}={v}" for k, v in given.items()]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     command = [sys.executable, "-c", TWO, address]
-    pipes = dict(cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = dict(
+        cwd=ROOT, env=several.environment(2), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     both = [subprocess.Popen([*command, str(i), *flags], **pipes) for i in range(2)]
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said

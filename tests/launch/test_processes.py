@@ -50,7 +50,6 @@ def command(photos: Path, workdir: Path, total_steps: int) -> list[str]:
         "panel_steps": 6,
         "evaluate_steps": 6,
         "checkpoint_steps": 5,
-        "compilation_cache": photos.parent / "cache",
     }
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     return ["--config=configs/rcg/rdm.py:runlocal", f"--workdir={workdir}", *flags]

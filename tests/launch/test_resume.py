@@ -51,7 +51,6 @@ def command(photos: Path, workdir: Path, *more: str) -> list[str]:
         "--config.log_steps=5",
         "--config.checkpoint_steps=17",
         "--config.ema.decay=0.99",
-        f"--config.compilation_cache={photos.parent / 'cache'}",
         *more,
     ]
 

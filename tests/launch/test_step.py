@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from launch.runtime import cli
+from launch.runtime import mesh as meshes
 from launch.runtime.mesh import make_mesh
 from launch.runtime.setup import prepare
 from launch.runtime.step import mean_metrics, root_key, with_ema
@@ -19,8 +20,8 @@ CONFIGS = {
     "mage": "configs/rcg/mage.py:runlocal",
 }
 RECIPES = {"code": "center_crop", "paper": "random_crop_flip"}  # MAGE's augmentation
-MESHES = {"1": (1, 1, 1), "8x1": (8, 1, 1), "1x8": (1, 8, 1), "2x4": (2, 4, 1), "2x2x2": (2, 2, 2)}
-SLOW_TO_COMPILE = {"tokenizer": ("1x8", "2x2x2"), "mage": ("8x1", "2x2x2")}
+MESHES = {"1": (1, 1, 1), "2x4": (2, 4, 1), "2x2x2": (2, 2, 2)}
+SLOW_TO_COMPILE = {"tokenizer": ("2x2x2",), "mage": ("2x2x2",)}
 
 
 def mesh(name: str) -> jax.sharding.Mesh:
@@ -72,11 +73,14 @@ def losses(setup, steps=4):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_losses_do_not_depend_on_the_mesh(name, made):
+def test_losses_do_not_depend_on_the_mesh(name, made, monkeypatch):
+    monkeypatch.setattr(meshes, "SMALL", 256)  # so that kernels of tiny networks are split, too
     reference, state = losses(setup_for(name, made))
     assert np.isfinite(reference).all() and int(state.bad_step) == -1
     for mesh_name in SLOW_TO_COMPILE.get(name, list(MESHES)[1:]):
-        got, _ = losses(setup_for(name, made, mesh_name))
+        got, state = losses(setup_for(name, made, mesh_name))
+        split = [not x.sharding.is_fully_replicated for x in jax.tree.leaves((state.params, state.opt_state))]
+        assert any(split) or name == "kmeans"
         error = np.abs(got / reference - 1).max()
         print(f"{name} on {mesh_name}: {error:.1e} (limit 1e-5)")
         assert error < 1e-5, mesh_name
