@@ -13,12 +13,14 @@ import gzip
 import itertools
 import json
 import logging
+import mmap
 import os
 import re
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import IO, Any
 
 import grain
 import numpy as np
@@ -40,15 +42,34 @@ SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation"), "te
 
 
 class Packed(Sequence):
-    """Many small JSON records in one block of memory: a third of what they take as Python objects."""
+    """Many small JSON records in one block of memory: a third of what they take as Python objects. On Linux
+    data workers see the same block."""
 
     def __init__(self, records: Iterator[Any]):
-        block, ends = bytearray(), [0]
+        shared = hasattr(os, "memfd_create")
+        self._file = open(os.memfd_create("recipes"), "w+b") if shared else tempfile.TemporaryFile()
+        ends = [0]
         for record in records:
             # half a surrogate pair, which JSON can hold, is no text: "?"
-            block += json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode(errors="replace")
-            ends.append(len(block))
-        self._block, self._first, self._end = bytes(block), np.array(ends[:-1], int), np.array(ends[1:], int)
+            text = json.dumps(record, ensure_ascii=False, separators=(",", ":"))
+            ends.append(ends[-1] + self._file.write(text.encode(errors="replace")))
+        self._file.flush()
+        self._block = _mapped(self._file) if ends[-1] else b""
+        self._first, self._end = np.array(ends[:-1], int), np.array(ends[1:], int)
+
+    def __getstate__(self) -> dict[str, Any]:
+        held = {k: v for k, v in self.__dict__.items() if k not in ("_file", "_block")}
+        place = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        return held | ({"place": place} if os.path.exists(place) else {"bytes": bytes(self._block)})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        place, block = state.pop("place", None), state.pop("bytes", b"")
+        self.__dict__ |= state
+        self._file = open(place, "rb") if place else tempfile.TemporaryFile()
+        if not place:
+            self._file.write(block)
+            self._file.flush()
+        self._block = _mapped(self._file) if os.fstat(self._file.fileno()).st_size else b""
 
     def __len__(self) -> int:
         return len(self._end)
@@ -63,6 +84,10 @@ class Packed(Sequence):
         found = copy.copy(self)
         found._first, found._end = self._first[np.array(numbers, int)], self._end[np.array(numbers, int)]
         return found
+
+
+def _mapped(file: IO[bytes]) -> mmap.mmap:
+    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 class RecipeSet:
@@ -529,9 +554,10 @@ class Texts:
         if self.language is not None:
             longest = self.max_tokens
             if self.buckets and "mask" not in batch:
-                # not of what stands in for a bad photo: other processes' batches are as long as this
-                drawn = [i for i, bad in zip(numbers, batch["bad"], strict=True) if not bad]
-                longest = max(self._edges[self._bucket_of[i]] for i in drawn or numbers)
+                # not of what stands in for a bad photo, but of that: other processes' batches are as long
+                skipped = zip(batch["label"], batch["bad"], batch["bad_index"], strict=True)
+                drawn = [(at - bad + 1) % len(self.recipes) if bad else photo for photo, bad, at in skipped]
+                longest = max(self._edges[self._bucket_of[self.recipes.of_photo(i)]] for i in drawn)
             made = [self.language.example(self.recipes.text(i), longest) for i in numbers]
             found["tokens"] = np.stack([row for row, _ in made])
             found["length"] = np.array([length for _, length in made], np.int32)

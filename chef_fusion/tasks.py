@@ -45,6 +45,7 @@ class Settings:
       pictures: "auto", as the model decides; "force", one at once (t2i) or after the text; "forbid".
       image_bias: added to the logit of [IMG0], "auto" only: above 0 for more pictures.
       image_scale: the published code's knob instead, see `ImageDecision`.
+      max_pictures: "auto" only: the answer ends with so many; text goes on between them.
       steps, cfg_scale, scheduler, negative, height, width: of a picture, see `generate.paint`.
       strength: below 1 a picture (t2i) begins from the photo of the message, and changes it by so much.
       rcg: settings of `rcg.generate.generate_from`, where RCG paints.
@@ -55,6 +56,7 @@ class Settings:
     pictures: str = "auto"
     image_bias: float = 0.0
     image_scale: float = 1.0
+    max_pictures: int = 1
     steps: int = 50
     cfg_scale: float = 7.5
     scheduler: str = "pndm"
@@ -144,6 +146,11 @@ def decision_of(task: str, settings: Settings, can_paint: bool) -> ImageDecision
     """When pictures may come."""
     if settings.pictures not in PICTURES:
         raise UserError(f'pictures "{settings.pictures}" is not one of {", ".join(PICTURES)}')
+    if settings.max_pictures < 1 or (settings.max_pictures > 1 and settings.pictures != "auto"):
+        raise UserError(
+            f"max_pictures {settings.max_pictures} must be at least 1, and above that only with "
+            'pictures "auto"'
+        )
     wanted = {"t2i": "force", "t2t": "forbid", "i2t": "forbid"}.get(task, "auto")
     wanted = wanted if settings.pictures == "auto" else settings.pictures
     if wanted == "forbid" or (wanted == "auto" and not can_paint):
@@ -152,7 +159,9 @@ def decision_of(task: str, settings: Settings, can_paint: bool) -> ImageDecision
         return ImageDecision(bias=np.inf, ends=True)
     if wanted == "force":
         return ImageDecision(bias=-np.inf, ends=True, at_end=True)
-    return ImageDecision(bias=settings.image_bias, scale=settings.image_scale, ends=True)
+    return ImageDecision(
+        settings.image_bias, settings.image_scale, max_images=settings.max_pictures, ends=True
+    )
 
 
 def reply(

@@ -38,6 +38,8 @@ def define(values: flags.FlagValues) -> None:
     flags.DEFINE_enum("pictures", "auto", list(tasks.PICTURES), pictures, **define_in)
     flags.DEFINE_float("image_bias", 0.0, "added to the logit of a picture: above 0 for more", **define_in)
     flags.DEFINE_float("image_scale", 1.0, "the published code's knob for pictures, above 1", **define_in)
+    many = "an answer ends with its so many-th; text goes on between them"
+    flags.DEFINE_integer("max_pictures", 1, many, lower_bound=1, **define_in)
     flags.DEFINE_integer("steps", 50, "denoising steps of a picture", lower_bound=1, **define_in)
     flags.DEFINE_string("scheduler", "pndm", "pndm, ddim, dpmpp, euler", **define_in)
     strength = "t2i: below 1 the picture begins from --image and changes it by so much"
@@ -81,7 +83,16 @@ def settings(values: flags.FlagValues) -> tasks.Settings:
     )
     if not values.temperature and (values.top_k or values.top_p != 1):
         raise UserError("--top_k and --top_p choose among tokens: they need --temperature above 0")
-    names = ("max_words", "pictures", "image_bias", "image_scale", "steps", "scheduler", "negative")
+    names = (
+        "max_words",
+        "pictures",
+        "max_pictures",
+        "image_bias",
+        "image_scale",
+        "steps",
+        "scheduler",
+        "negative",
+    )
     given = {name: values[name].value for name in (*names, "strength", "height", "width")}
     scale = 7.5 if values.cfg_scale is None else values.cfg_scale
     rcg = {k: values[k].value for k in ("mage_steps", "rdm_steps", "eta", "ddim_end") if k in values}

@@ -4,6 +4,9 @@ import csv
 import gzip
 import json
 import logging
+import multiprocessing
+import os
+import pickle
 import shutil
 
 import numpy as np
@@ -164,6 +167,27 @@ def test_two_shards_are_one_batch(recipe1m):
     for _ in range(4):
         one, parts = next(whole)["label"], [next(half)["label"] for half in halves]
         assert np.array_equal(one, np.concatenate(parts))
+
+
+def _read(held, numbers):
+    return [held[i] for i in numbers]
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+def test_workers_see_one_copy_of_the_recipes(shared_memory, monkeypatch):
+    if not shared_memory:
+        monkeypatch.delattr("os.memfd_create", raising=False)
+        true = os.path.exists
+        monkeypatch.setattr(os.path, "exists", lambda path: not path.startswith("/proc/") and true(path))
+    records = [{"title": f"Pie {i} \ud83d", "words": "x" * 100} for i in range(1000)]
+    held = data.Packed(iter(records))
+    assert held[7] == {"title": "Pie 7 ?", "words": "x" * 100} and len(held) == 1000
+    assert held.only([3, 5])[1]["title"] == "Pie 5 ?"
+    if shared_memory and hasattr(os, "memfd_create"):
+        assert len(pickle.dumps(held)) < 20_000  # where each begins and ends
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(_read, (held.only([3, 5]), [0, 1])) == [held[3], held[5]]
+    assert len(data.Packed(iter(()))) == len(pickle.loads(pickle.dumps(data.Packed(iter(()))))) == 0
 
 
 def test_published_tsv(recipe1m, shared):

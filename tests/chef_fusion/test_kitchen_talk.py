@@ -237,6 +237,11 @@ def test_length_buckets(language):
         one, other = (next(shard) for shard in shards)
         assert one["tokens"].shape == other["tokens"].shape
         assert not set(one["recipe"]) & set(other["recipe"])
+    # also where all that one of them has drawn stands in for bad photos
+    edges, of_short, of_long = made[-1]._edges, *(made[-1].alike[b][0] for b in (0, 2))
+    rows = {"label": np.array([of_long, of_long]), "bad": np.array([3, 1])}
+    rows["bad_index"] = (np.array([of_short, of_short]) + rows["bad"] - 1) % len(found)
+    assert made[-1](rows)["tokens"].shape == (2, edges[0])
 
 
 def test_a_tokenizer_of_ones_own(tmp_path, monkeypatch):

@@ -110,6 +110,19 @@ def test_several_pictures_have_room(chef):
     assert len(draft.states) == 4 and len(draft.ids) == 28 + 4 * (m - 1)
 
 
+def test_text_goes_on_between_pictures(chef):
+    """As many as are allowed, where the model wants them; the last ends the answer."""
+    eager = dataclasses.replace(QUICK, image_bias=30.0, max_words=40)
+    for most in (1, 3):
+        settings = dataclasses.replace(eager, max_pictures=most)
+        content = chef_fusion.reply(chef, user("Soup"), KEY, task="t2ti", settings=settings)["content"]
+        assert sum(not isinstance(part, str) for part in content) == most and not isinstance(content[-1], str)
+    for wrong in ({"max_pictures": 0}, {"max_pictures": 2, "pictures": "force"}):
+        with pytest.raises(UserError, match="max_pictures"):
+            settings = dataclasses.replace(QUICK, **wrong)
+            chef_fusion.reply(chef, user("Soup"), KEY, task="t2ti", settings=settings)
+
+
 def test_a_photo_is_seen_as_training_sees_it(chef):
     """Upright, with white behind it, of 16 bits the upper 8; whether from a file or opened by Pillow."""
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from launch import evaluate, sample, train
 from launch.runtime import processes
 from rcg import component
 from rcg.errors import UserError
@@ -82,20 +83,21 @@ def same_end(workdir: Path, alone: Path) -> None:
 def alone(photos, tmp_path_factory) -> Path:
     """The run as one process with eight devices."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    run("launch.train", 1, 8, *command(photos, workdir, 12))
+    assert train.main(["train", *command(photos, workdir, 12)]) == 0
     return workdir
 
 
 def test_several_processes_train_as_one(photos, alone, tmp_path):
-    """Two of them in one go; and four, on another mesh, that go on with what two have begun."""
+    """Two of them in one go; and two, on another mesh, that go on with what one has begun."""
     workdir = tmp_path / "run"
     said = run("launch.train", 2, 4, *command(photos, workdir, 12))
     assert "exported" in said[0] and not any("exported" in text or "%" in text for text in said[1:])
     same_end(workdir, alone)
+    workdir = shutil.copytree(alone, tmp_path / "begun")
     shutil.rmtree(workdir / "checkpoints" / "12")
     shutil.rmtree(workdir / "component")
     other_mesh = ("--config.mesh.data=2", "--config.mesh.fsdp=4")
-    said = run("launch.train", 4, 2, *command(photos, workdir, 12), *other_mesh)
+    said = run("launch.train", 2, 4, *command(photos, workdir, 12), *other_mesh)
     assert "resumed" in said[0] and "at step 10" in said[0]
     same_end(workdir, alone)
     assert len(list((workdir / "metrics").glob("events*"))) == 2  # of each start one
@@ -104,7 +106,7 @@ def test_several_processes_train_as_one(photos, alone, tmp_path):
 
 def test_two_processes_measure_a_run_as_one(alone, tmp_path):
     flags = [f"--workdir={alone}", "--out={}"]
-    run("launch.evaluate", 1, 8, flags[0], f"--out={tmp_path / 'one'}")
+    assert evaluate.main(["evaluate", flags[0], f"--out={tmp_path / 'one'}"]) == 0
     said = run("launch.evaluate", 2, 4, flags[0], f"--out={tmp_path / 'two'}")
     assert "samples" in said[0] and "samples" not in said[1]
     one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
@@ -122,7 +124,7 @@ def test_two_processes_sample_what_one_does(tmp_path):
         "--mage_steps=2",
         "--rdm_steps=5",
     ]
-    run("launch.sample", 1, 2, *flags, f"--out={tmp_path / 'one'}")
+    assert not sample.main(["sample", *flags, f"--out={tmp_path / 'one'}"])
     run("launch.sample", 2, 2, *flags, f"--out={tmp_path / 'two'}")
     names = [sorted(p.name for p in (tmp_path / name).glob("*.png")) for name in ("one", "two")]
     assert names[0] == names[1] and len(names[0]) == 11  # and the grid
@@ -144,7 +146,7 @@ def test_one_that_dies_ends_all_and_one_that_is_stopped_stops_all(photos, tmp_pa
     """kill -9: the others end by themselves, with an error, within a minute, and the same command goes on
     from the newest checkpoint. SIGTERM to one: all save the same step and stop."""
     workdir = tmp_path / "run"
-    flags = command(photos, workdir, 4000)
+    flags = [*command(photos, workdir, 4000), "--config.panel_steps=-1", "--config.evaluate_steps=0"]
     started = start("launch.train", 2, 4, *flags)
     wait_for(workdir, 4, started)
     started[1].kill()

@@ -35,6 +35,22 @@ def full_size(shared, name):
     }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def traced_once():
+    """A dozen networks of full size, each wanted by many tests."""
+    true, kept = published.abstract_variables, {}
+
+    def abstract_variables(kind, architecture):
+        key = kind, json.dumps(architecture, sort_keys=True)
+        if key not in kept:
+            kept[key] = true(kind, architecture)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(published, "abstract_variables", abstract_variables)
+        yield
+
+
 @pytest.mark.parametrize("kind, name", FILES)
 def test_every_array_of_a_published_file_has_its_place(shared, kind, name):
     made = published.convert(kind, full_size(shared, name), name)
