@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from glob import escape, glob
 
 import jax
@@ -69,14 +69,20 @@ def saved_config(workdir: str) -> ConfigDict:
         raise UserError(f"{path} is damaged ({error}); put it back") from error
 
 
-def write_results(workdir: str, results: dict[str, dict]) -> str:
-    """Merges `results` into workdir/results.json, which is replaced whole; returns its path."""
+def write_results(
+    workdir: str, results: dict[str, dict], replaced: Callable[[str, dict], bool] = lambda name, result: False
+) -> str:
+    """Merges `results` into workdir/results.json, which is replaced whole; returns its path.
+
+    Args:
+      replaced: (name, result) -> whether one from before goes though nothing of its name has come.
+    """
     os.makedirs(workdir, exist_ok=True)
     path = os.path.join(workdir, "results.json")
     folder = os.open(workdir, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # two splits may be measured at the same time
-        merged = read_results(workdir)
+        merged = {name: r for name, r in read_results(workdir).items() if not replaced(name, r)}
         staging = path + ".incomplete"
         with open(staging, "w") as f:
             json.dump(merged | results, f, indent=2)
@@ -121,7 +127,13 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
     if split:
         results = {f"{split}/{name}": result for name, result in results.items()}
     if jax.process_index() == 0:
-        write_results(folder, results)
+
+        def of_this(name: str, result: dict) -> bool:
+            """Whether a figure was measured as these are: beside figures of another step it would mislead."""
+            own = name.startswith(f"{split}/") if split else "/" not in name
+            return own and result.get("step") != 0  # which is of images
+
+        write_results(folder, results, of_this)
         if os.path.exists(partial):
             os.remove(partial)
     return results

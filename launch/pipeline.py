@@ -81,6 +81,7 @@ class Record:
             if about.pop("goes_on", False):
                 seconds += before.get("seconds", 0.0)
             about |= {"name": name, "inputs": inputs, "seconds": seconds, "hardware": self.hardware}
+            about["ended"] = time.time()
             self.stages[name] = about
             self.write()
 
@@ -157,7 +158,8 @@ def prepare_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: 
     stage, folder = pipeline_config.stages[name], os.path.join(workdir, name)
     config = stage_config(pipeline_config, name, workdir)
     made = [os.path.join(workdir, v, "component") for v in stage.components.values()]
-    inputs = [config.to_json(), [component.describe(path).content_hash for path in made]]
+    said = config.to_json().replace(json.dumps(workdir)[1:-1], "")  # the same where the folder was moved to
+    inputs = [said, [component.describe(path).content_hash for path in made]]
     if os.path.isdir(folder) and record.done(name, inputs):
         return 0
     print(f"\n== {name}: {stage.title}", file=sys.stderr)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -298,6 +299,7 @@ def header(run: Run, nav: str) -> str:
     about, machines = run.about, run.machines()
     parameters = sum(stage.get("parameters") or 0 for stage in run.trained)
     facts = {
+        "on the clock": duration(clock) if (clock := on_the_clock(run.stages)) else "",
         "all stages together": duration(sum(stage.get("seconds") or 0 for stage in run.stages)),
         "networks trained": str(len(run.trained)) if run.trained else "",
         "parameters": charts.short(parameters) if parameters else "",
@@ -498,6 +500,16 @@ def number_row(name: str, result: Any) -> str:
     )
 
 
+def on_the_clock(stages: Sequence[Json]) -> float:
+    """Seconds in which at least one of the stages ran; 0 where they do not say when."""
+    spans = [(s["ended"] - s["seconds"], s["ended"]) for s in stages if s.get("ended") and s.get("seconds")]
+    total, reached = 0.0, 0.0
+    for began, ended in sorted(spans):
+        total += max(0.0, ended - max(began, reached))
+        reached = max(reached, ended)
+    return total
+
+
 def times(run: Run) -> str:
     """One bar a trained stage, split into training and measuring, and one for all sampling."""
     timed = [stage for stage in run.stages if stage.get("seconds")]
@@ -533,8 +545,12 @@ def times(run: Run) -> str:
     kinds = {"prepare": "preparing", "train": "training", "evaluate": "measuring", "sample": "sampling"}
     used = {stage.get("kind") for stage in timed}
     key = "".join(f'<span class="{k}">{word}</span>' for k, word in kinds.items() if k in used)
-    total = duration(sum(stage["seconds"] for stage in timed))
-    lead = f"{total} in all, with start-up and compilation."
+    seconds = sum(stage["seconds"] for stage in timed)
+    total = duration(seconds)
+    clock = on_the_clock(run.stages)
+    lead = f"{total} in all, with start-up and compilation" + (
+        f"; {duration(clock)} on the clock, as stages ran side by side." if 0 < clock < seconds else "."
+    )
     body = f'<div class="key">{key}</div><div class="bars">{body}</div>'
     return section("time", "Where the time went", lead, body)
 

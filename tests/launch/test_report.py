@@ -126,7 +126,13 @@ def test_stages_say_how_far_they_came(workdir):
     assert "40 steps · batches of 8 · 1.2M parameters · 1 min 10 s" in text
     assert "stopped at step 30 of 100" in text
     assert "2 min 05 s in all" in text and "1 min 30 s" in text  # training and measuring as one bar
-    assert "abacus" in text and "9.9.9" in text
+    assert "abacus" in text and "9.9.9" in text and "on the clock" not in text
+    about = json.loads((workdir / "pipeline.json").read_text())
+    for stage, ended in zip(about["stages"], (100.0, 120.0, 95.0, 200.0), strict=True):
+        stage["ended"] = ended  # 30 to 100, 100 to 120, 65 to 95, 195 to 200
+    write_json(workdir / "pipeline.json", about)
+    text = Page(write_report(str(workdir))).text
+    assert "2 min 05 s in all" in text and "1 min 35 s on the clock" in text
 
 
 def test_every_machine_of_a_run_is_named_once(workdir):
