@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from chef_fusion import decoding
+from chef_fusion import decoding, model
 from chef_fusion.backbones import clip, opt
 from chef_fusion.backbones.stable_diffusion import unet, vae
 from chef_fusion.decoding import ImageDecision, LanguageModel
-from chef_fusion.model import Mapper
 from launch.runtime.benchmarking import Work, compiled
 from rcg.errors import UserError
 
@@ -146,6 +145,56 @@ def their_opt_backward(setting: Any) -> Repetition:
     return run
 
 
+def generation_train(setting: Any) -> Work:
+    """l_p and the [IMG] states of the generation mode, and the gradient of the [IMG] rows: the words run
+    without gradient. `opt_backward` is as many tokens with it."""
+    fields, (B, T) = _opt_fields(setting), (setting.pick(4, 16, 2), setting.pick(128, 304, 24))
+    module = opt.build(fields, dtype=setting.options["dtype"])
+    variables = random_variables(opt.abstract_variables(fields), module.dtype)
+    V, E = module.vocab_size, module.word_embed_proj_dim
+    joints = model.Joints(embed_dim=E, image_first=V)
+    m = joints.num_image_tokens
+    chef = model.ChefFusion(LanguageModel(module, V), clip.CLIP(), joints)
+    rng, length = np.random.default_rng(0), jnp.full(B, T)
+    words = rng.integers(4, V, (B, T - m))
+    tokens = jnp.asarray(np.concatenate([words, np.broadcast_to(V + np.arange(m), (B, m))], axis=1))
+    weight, table = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in ((B, m, E), (m, E)))
+
+    def loss(table: jax.Array, variables: Any, tokens: jax.Array) -> jax.Array:
+        rows, frozen = decoding.Rows(table, table), {"lm": variables}
+        hidden, states = model.generation_states(chef, frozen, rows, tokens, length)
+        labels = model.generation_labels(chef, tokens)[:, 1 : hidden.shape[1] + 1]
+        total, count = model.cross_entropy(chef, frozen, rows, hidden, labels)
+        return total / count + (states.astype(jnp.float32) * weight).mean()
+
+    run, seconds = compiled(jax.value_and_grad(loss), table, variables, tokens)
+    flops = _opt_flops(module, B * T, B * T**2 / 2) + _opt_flops(module, B * m, B * m * T)
+    flops += 2 * B * T * V * E
+    return Work(lambda: jax.block_until_ready(run(table, variables, tokens)), seconds, B, flops)
+
+
+def their_generation_train(setting: Any) -> Repetition:
+    """The whole sequence is differentiated, as the original does."""
+    torch, network = their_opt(setting)
+    network.requires_grad_(False)
+    (B, T), m = (setting.pick(4, 16, 2), setting.pick(128, 304, 24)), 8
+    frozen = network.get_input_embeddings().weight
+    V, E = frozen.shape
+    ids, weight = torch.randint(4, V, (B, T - m)), torch.randn(B, m, E)
+    table = torch.randn(m, E, requires_grad=True)
+    labels = torch.cat([ids[:, 1:], torch.full((B, 1), V)], 1)
+
+    def run() -> None:
+        table.grad = None
+        inputs = torch.cat([frozen[ids], table.expand(B, m, E)], 1)
+        hidden = network.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        logits = hidden[:, :-m] @ torch.cat([frozen, table]).T
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        (loss + (hidden[:, -m:] * weight).mean()).backward()
+
+    return run
+
+
 def _unet_inputs(setting: Any, width: int) -> tuple[np.ndarray, np.ndarray]:
     rng, side = np.random.default_rng(0), setting.pick(64, 64, 8)
     x = rng.standard_normal((2, side, side, 4)).astype(np.float32)
@@ -206,7 +255,7 @@ def their_vae_decode(setting: Any) -> Repetition:
 def mapper_train(setting: Any) -> Work:
     """Forward and backward of ChefFusion's mapper."""
     batch, width = setting.pick(16, 16, 2), 32 if setting.size == "tiny" else 4096
-    module = Mapper(hidden_dim=32 if setting.size == "tiny" else 512, dtype=setting.options["dtype"])
+    module = model.Mapper(hidden_dim=32 if setting.size == "tiny" else 512, dtype=setting.options["dtype"])
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((batch, 8, width)), jnp.float32)
     params = jax.jit(module.init)(jax.random.key(0), x, x)
@@ -281,6 +330,7 @@ CASES = {
     "opt_decode": (opt_decode, their_opt_decode, 0.6),
     "opt_decode_uncached": (opt_decode, functools.partial(their_opt_decode, use_cache=False), 0.1),
     "opt_backward": (opt_backward, their_opt_backward, 1.0),
+    "generation_train": (generation_train, their_generation_train, 0.5),
     "sd_unet": (sd_unet, their_unet, 1.05),
     "sd_vae_decode": (sd_vae_decode, their_vae_decode, 1.05),
     "mapper_train": (mapper_train, their_mapper_train, 1.0),

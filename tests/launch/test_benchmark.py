@@ -147,7 +147,8 @@ def test_food_cases_against_the_libraries():
     """Each of ChefFusion's cases runs beside its peer, and does the work it says."""
     for module in ("torch", "transformers", "diffusers"):
         pytest.importorskip(module)
-    names = ["opt_decode", "opt_decode_uncached", "opt_backward", "mapper_train", "clip_forward"]
+    names = ["opt_decode", "opt_decode_uncached", "opt_backward", "generation_train", "mapper_train"]
+    names.append("clip_forward")
     results = benchmark.benchmark(names, "tiny", 1, libraries=True)
     for name in names:
         case = results["cases"][name]

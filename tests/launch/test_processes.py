@@ -83,7 +83,10 @@ def same_end(workdir: Path, alone: Path) -> None:
 def alone(photos, tmp_path_factory) -> Path:
     """The run as one process with eight devices."""
     workdir = tmp_path_factory.mktemp("alone") / "run"
-    assert train.main(["train", *command(photos, workdir, 12)]) == 0
+    argv = ["train", *command(photos, workdir, 12)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", argv)
+        assert train.main(argv) == 0
     return workdir
 
 
