@@ -5,7 +5,6 @@ skipped if damaged, counted and put in order as all images are; what a batch say
 its photo.
 """
 
-import copy
 import csv
 import dataclasses
 import functools
@@ -38,7 +37,11 @@ logger = logging.getLogger(__name__)
 # where images of a split may lie; nested: a/b/c/d/abcd....jpg
 IMAGE_FOLDERS = ("images/{split}/{nested}", "images/{nested}", "{split}/{nested}", "{nested}")
 IMAGE_FOLDERS += ("images/{file}", "{file}")
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "validation"), "test": ("test",)}
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "dev"),
+    "test": ("test",),
+}
 
 
 class Packed(Sequence):
@@ -46,8 +49,7 @@ class Packed(Sequence):
     data workers see the same block."""
 
     def __init__(self, records: Iterator[Any]):
-        shared = hasattr(os, "memfd_create")
-        self._file = open(os.memfd_create("recipes"), "w+b") if shared else tempfile.TemporaryFile()
+        self._file = _in_memory()
         ends = [0]
         for record in records:
             # half a surrogate pair, which JSON can hold, is no text: "?"
@@ -60,13 +62,18 @@ class Packed(Sequence):
     def __getstate__(self) -> dict[str, Any]:
         held = {k: v for k, v in self.__dict__.items() if k not in ("_file", "_block")}
         place = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
-        return held | ({"place": place} if os.path.exists(place) else {"bytes": bytes(self._block)})
+        shared = os.path.exists(place)
+        return held | ({"place": (place, _which(self._file))} if shared else {"bytes": bytes(self._block)})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        place, block = state.pop("place", None), state.pop("bytes", b"")
+        (place, which), block = state.pop("place", ("", None)), state.pop("bytes", b"")
         self.__dict__ |= state
-        self._file = open(place, "rb") if place else tempfile.TemporaryFile()
-        if not place:
+        self._file = open(place, "rb") if place else _in_memory()
+        if place and _which(self._file) != which:
+            raise RuntimeError(
+                f"{place} is gone: the process that read these recipes has ended or let them go"
+            )
+        if block:
             self._file.write(block)
             self._file.flush()
         self._block = _mapped(self._file) if os.fstat(self._file.fileno()).st_size else b""
@@ -81,9 +88,22 @@ class Packed(Sequence):
 
     def only(self, numbers: Sequence[int]) -> "Packed":
         """These records alone."""
-        found = copy.copy(self)
+        found = object.__new__(Packed)
+        found.__dict__ |= self.__dict__
         found._first, found._end = self._first[np.array(numbers, int)], self._end[np.array(numbers, int)]
         return found
+
+
+def _in_memory() -> IO[bytes]:
+    try:
+        return open(os.memfd_create("recipes"), "w+b")
+    except (AttributeError, OSError):  # not Linux, or not allowed
+        return tempfile.TemporaryFile()
+
+
+def _which(file: IO[bytes]) -> tuple[int, int]:
+    about = os.fstat(file.fileno())
+    return about.st_dev, about.st_ino
 
 
 def _mapped(file: IO[bytes]) -> mmap.mmap:
@@ -391,7 +411,7 @@ def _belongs(path: str, split: str, data: ConfigDict, counts: Counter[str]) -> C
     def belongs(partition: Any) -> bool:
         found = by_name
         if partition not in (None, ""):
-            found = partition in _names(split)
+            found = str(partition).lower() in map(str.lower, _names(split))
         elif by_name is None:
             counts[f"without a partition (every {KEPT}th kept from training)"] += 1
             found = (next(numbers) % KEPT > 0) == training

@@ -131,12 +131,12 @@ def prompt_of(messages: Sequence[Message], task: str) -> list[Part]:
     turns: list[Part] = []
     for message in messages:
         own = content_of(message)
-        said = " ".join(part.strip() for part in own if isinstance(part, str))
-        seen = [part for part in own if not isinstance(part, str)]
         if message["role"] == "user":
-            turns += [*seen, f"Q: {said}\nA:"]
+            said = " ".join(part.strip() for part in own if isinstance(part, str))
+            turns += [*(part for part in own if not isinstance(part, str)), f"Q: {said}\nA:"]
         else:  # a picture stands where it was made
-            turns += [f" {said}", *seen, "\n"]
+            own = own if own and isinstance(own[0], str) else ["", *own]
+            turns += [f" {part.strip()}" if isinstance(part, str) else part for part in own] + ["\n"]
     if last["role"] != "user":
         raise UserError("the last message must be the user's")
     return turns
@@ -146,13 +146,13 @@ def decision_of(task: str, settings: Settings, can_paint: bool) -> ImageDecision
     """When pictures may come."""
     if settings.pictures not in PICTURES:
         raise UserError(f'pictures "{settings.pictures}" is not one of {", ".join(PICTURES)}')
-    if settings.max_pictures < 1 or (settings.max_pictures > 1 and settings.pictures != "auto"):
-        raise UserError(
-            f"max_pictures {settings.max_pictures} must be at least 1, and above that only with "
-            'pictures "auto"'
-        )
     wanted = {"t2i": "force", "t2t": "forbid", "i2t": "forbid"}.get(task, "auto")
     wanted = wanted if settings.pictures == "auto" else settings.pictures
+    if settings.max_pictures < 1 or (settings.max_pictures > 1 and wanted != "auto"):
+        raise UserError(
+            f"max_pictures {settings.max_pictures} must be at least 1, and above that only where the model "
+            'decides: pictures "auto", and not in the tasks t2i, t2t and i2t'
+        )
     if wanted == "forbid" or (wanted == "auto" and not can_paint):
         return generate.NO_IMAGES
     if task == "t2i" and wanted == "force":

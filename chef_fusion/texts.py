@@ -2,6 +2,7 @@
 
 import glob
 import itertools
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from chef_fusion.data import SPLIT_NAMES, RecipeSet, json_lines, says
 from chef_fusion.recipes import Recipe
 from rcg.data import Share
 from rcg.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 HELD_OUT = "val"
 
@@ -64,13 +67,16 @@ def open_texts(data: ConfigDict, split: str) -> Documents:
     trained = wanted in ("train", data.train_split)
     if not trained and wanted != HELD_OUT:
         raise UserError(f'texts have the splits train and {HELD_OUT}, not "{wanted}"')
-    texts, elsewhere = [], 0
+    texts: list[str] = []
+    elsewhere = 0
     for path in files:
         by_name = [name for name in SPLIT_NAMES if says(path, name)]
         by_name = by_name[0] if len(by_name) == 1 else ""
+        if by_name in ("val", "test") and trained:
+            logger.warning("%s is not trained on, as its name says %s", path, by_name)
         others = itertools.count()
         for number, record in json_lines(path):
-            own = record.get("partition") or by_name
+            own = str(record.get("partition") or by_name).lower()
             kept = next((name for name in ("val", "test") if own in SPLIT_NAMES[name]), "")
             if not kept:
                 kept = HELD_OUT if next(others) % data.eval_every == 0 else "train"

@@ -47,7 +47,9 @@ class Conversation:
         content = [*self.photos, text] if text else list(self.photos)
         messages = [*self.messages, {"role": "user", "content": content}]
         key = jax.random.fold_in(jax.random.key(self.seed), len(messages))
-        settings = dataclasses.replace(self.settings, pictures="force") if force else self.settings
+        settings = self.settings
+        if force:
+            settings = dataclasses.replace(settings, pictures="force", max_pictures=1)
         seen = ""
 
         def on_text(so_far: str) -> None:

@@ -129,9 +129,9 @@ def evaluate(config: ConfigDict, workdir: str, out: str = "", split: str = "") -
     if jax.process_index() == 0:
 
         def of_this(name: str, result: dict) -> bool:
-            """Whether a figure was measured as these are: beside figures of another step it would mislead."""
+            """Whether a figure is of this split but of another step: beside these it would mislead."""
             own = name.startswith(f"{split}/") if split else "/" not in name
-            return own and result.get("step") != 0  # which is of images
+            return own and result.get("step") not in (0, step)  # 0 is of images
 
         write_results(folder, results, of_this)
         if os.path.exists(partial):

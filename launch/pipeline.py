@@ -78,10 +78,12 @@ class Record:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self.stages = self.read()
             before = self.stages.get(name, {})
+            spans = [[time.time() - seconds, time.time()]]
             if about.pop("goes_on", False):
                 seconds += before.get("seconds", 0.0)
+                spans = before.get("spans", []) + spans
             about |= {"name": name, "inputs": inputs, "seconds": seconds, "hardware": self.hardware}
-            about["ended"] = time.time()
+            about["spans"] = spans
             self.stages[name] = about
             self.write()
 

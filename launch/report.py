@@ -501,8 +501,10 @@ def number_row(name: str, result: Any) -> str:
 
 
 def on_the_clock(stages: Sequence[Json]) -> float:
-    """Seconds in which at least one of the stages ran; 0 where they do not say when."""
-    spans = [(s["ended"] - s["seconds"], s["ended"]) for s in stages if s.get("ended") and s.get("seconds")]
+    """Seconds in which at least one of the stages ran; 0 where one of them does not say when."""
+    spans = [span for s in stages if s.get("seconds") for span in s.get("spans") or [None]]
+    if None in spans:
+        return 0.0
     total, reached = 0.0, 0.0
     for began, ended in sorted(spans):
         total += max(0.0, ended - max(began, reached))
@@ -549,7 +551,9 @@ def times(run: Run) -> str:
     total = duration(seconds)
     clock = on_the_clock(run.stages)
     lead = f"{total} in all, with start-up and compilation" + (
-        f"; {duration(clock)} on the clock, as stages ran side by side." if 0 < clock < seconds else "."
+        f"; {duration(clock)} on the clock, as stages ran side by side."
+        if 0 < clock < 0.99 * seconds
+        else "."
     )
     body = f'<div class="key">{key}</div><div class="bars">{body}</div>'
     return section("time", "Where the time went", lead, body)

@@ -143,17 +143,27 @@ def attend(
         raise ValueError('attention dropout needs impl "einsum" or "mapped", not "fused"')
     if impl == "fused":
         implementation = "cudnn" if jax.default_backend() == "gpu" else None
-        # cuDNN has no gradient at odd lengths
+        # JAX's cuDNN has no gradient at odd lengths, masked or not
         S, more = k.shape[2], [T % 2, k.shape[2] % 2, k.shape[2] % 2]
+        lengths = (None, None)
+        if mask is None and S % 2:  # of each row, also under vmap, where a constant would lack an axis
+            each = q[:, 0, 0, 0] == k[:, 0, 0, 0]
+            lengths = tuple(jnp.where(each, n, n).astype(jnp.int32) for n in (T + T % 2, S))
         q, k, v = (
             jnp.pad(x.swapaxes(1, 2), ((0, 0), (0, n), (0, 0), (0, 0)))
             for x, n in zip((q, k, v), more, strict=True)
         )
-        lengths = jnp.full(B, S, jnp.int32) if mask is None and S % 2 else None
         if mask is not None:
-            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, T % 2 if mask.shape[2] > 1 else 0), (0, S % 2)))
+            mask = jnp.broadcast_to(mask, (*mask.shape[:2], T, S))  # which cuDNN does not do by itself
+            mask = jnp.pad(mask, ((0, 0), (0, 0), (0, T % 2), (0, S % 2)))
         out = jax.nn.dot_product_attention(
-            q, k, v, mask=mask, key_value_seq_lengths=lengths, implementation=implementation
+            q,
+            k,
+            v,
+            mask=mask,
+            query_seq_lengths=lengths[0],
+            key_value_seq_lengths=lengths[1],
+            implementation=implementation,
         )
         return out[:, :T].swapaxes(1, 2)
     q = q * np.asarray(D**-0.5, q.dtype)

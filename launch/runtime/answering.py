@@ -132,11 +132,13 @@ def answer(values: flags.FlagValues, out: str, task: str, prompt: str, images: S
         content.append(prompt)
     messages = [{"role": "user", "content": content}]
     tasks.prompt_of(messages, task)  # what is missing is said before anything is loaded
+    how = settings(values)
+    tasks.decision_of(task, how, can_paint=True)
     if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"--out={out} is a file; name a folder")
     chef = load(values, images=task not in ("t2t", "i2t") or values.pictures == "force")
     started = time.perf_counter()
-    made = tasks.reply(chef, messages, jax.random.key(values.seed), task=task, settings=settings(values))
+    made = tasks.reply(chef, messages, jax.random.key(values.seed), task=task, settings=how)
     seconds = time.perf_counter() - started
     text, files = shown(made, out, "picture_")
     words = [part for part in made["content"] if isinstance(part, str)]

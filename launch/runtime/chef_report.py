@@ -70,6 +70,7 @@ TABLES = (
         },
     ),
 )
+PARTS = ("omissions", "swaps", "additions")  # rows of some of the dishes
 # beginning of a column's name -> what is said besides where there is such a column
 NOTES = {
     "sacrebleu": 'ROUGE-2 is the F-measure, without stemming; "as published" is the figure of the '
@@ -103,15 +104,18 @@ def _tables(results: Mapping[str, Any], where: str) -> str:
         lines = ""
         for prefix, name in rows.items():
             if any(held[prefix, c] for c in shown):
+                if prefix in PARTS:
+                    name += f" ({_samples(held[prefix, c] for c in shown)})"
                 cells = "".join(_cell(held[prefix, c], columns[c]) for c in shown)
                 lines += f"<tr><td><b>{escape(name)}</b></td>{cells}</tr>"
         if lines:
             notes = (note for start, note in NOTES.items() if any(c.startswith(start) for c in shown))
             lead = " ".join([lead, *notes])
+            whole = [result for (prefix, _), result in held.items() if prefix not in PARTS]
             head = "".join(f'<th class="n">{escape(columns[c])}</th>' for c in shown)
             body += (
                 f'<h3>{escape(title + where)}</h3><p class="quiet">{escape(lead)}</p><table><thead><tr>'
-                f"<th>Of {_samples(held.values())} held-out dishes</th>{head}</tr></thead>"
+                f"<th>Of {_samples(whole)} held-out dishes</th>{head}</tr></thead>"
                 f"<tbody>{lines}</tbody></table>"
             )
     return body

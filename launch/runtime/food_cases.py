@@ -188,7 +188,8 @@ def their_generation_train(setting: Any) -> Repetition:
         table.grad = None
         inputs = torch.cat([frozen[ids], table.expand(B, m, E)], 1)
         hidden = network.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
-        logits = hidden[:, :-m] @ torch.cat([frozen, table]).T
+        words = hidden[:, :-m]
+        logits = torch.cat([words @ frozen.T, words @ table.T], -1)
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         (loss + (hidden[:, -m:] * weight).mean()).backward()
 

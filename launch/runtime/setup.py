@@ -93,8 +93,8 @@ def use_compilation_cache(config: ConfigDict, workdir: str) -> None:
     folder = config.compilation_cache or os.path.join(
         os.path.dirname(os.path.abspath(workdir)), ".compilation_cache"
     )
+    jax.config.update("jax_compilation_cache_dir", None if config.compilation_cache == "off" else folder)
     if config.compilation_cache != "off":
-        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

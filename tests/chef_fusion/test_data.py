@@ -187,7 +187,8 @@ def test_workers_see_one_copy_of_the_recipes(shared_memory, monkeypatch):
         assert len(pickle.dumps(held)) < 20_000  # where each begins and ends
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_read, (held.only([3, 5]), [0, 1])) == [held[3], held[5]]
-    assert len(data.Packed(iter(()))) == len(pickle.loads(pickle.dumps(data.Packed(iter(()))))) == 0
+    empty = data.Packed(iter(()))
+    assert len(empty) == len(pickle.loads(pickle.dumps(empty))) == 0
 
 
 def test_published_tsv(recipe1m, shared):
@@ -420,7 +421,7 @@ def test_texts_for_the_test_are_never_trained_on(tmp_path):
     for name in ("train", "val", "test", "latest"):
         write(name, 10)
     write("one", 4, partition="test")
-    write("two", 4, partition="validation")
+    write("two", 4, partition="Validation")
     c = sources.texts(str(tmp_path))
     c.eval_every = 5
     train, held_out = (list(texts.open_texts(c, split)) for split in ("train", "val"))

@@ -35,7 +35,6 @@ def parts(tmp_path_factory):
 
 def kitchen(config, size=tiny_kitchen.SIZE):
     config.data.update(source="recipes_kitchen", num_records=64, image_size=size)
-    config.compilation_cache = "off"
     config.mesh.update(data=1, fsdp=8)
     return config
 
@@ -172,7 +171,7 @@ def test_autoencoder(tmp_path):
     c.data.update(source="kitchen", num_records=64)
     c.data.eval_split = "test"
     kitchen_size = 16
-    c.data.image_size, c.compilation_cache, c.total_steps, c.log_steps = kitchen_size, "off", 80, 10
+    c.data.image_size, c.total_steps, c.log_steps = kitchen_size, 80, 10
     c.mesh.update(data=1, fsdp=8)
     c.optimizer.learning_rate = 3e-3
     c.method.update(adversarial_weight=0.1, adversarial_start_step=70)

@@ -29,7 +29,7 @@ def parts(tmp_path_factory):
 
 def kitchen(config, size=tiny_kitchen.SIZE):
     config.data.update(source="recipes_kitchen", num_records=64, image_size=size)
-    config.compilation_cache, config.panel_steps = "off", -1
+    config.panel_steps = -1
     config.mesh.update(data=1, fsdp=8)
     return config
 
@@ -83,7 +83,7 @@ def test_joints_learn_and_the_cache_changes_nothing(parts, tmp_path, monkeypatch
 
 def targets_flags(c):
     yield from (("data.source", c.data.source), ("data.num_records", c.data.num_records))
-    yield from (("data.image_size", c.data.image_size), ("compilation_cache", "off"))
+    yield "data.image_size", c.data.image_size
     yield "components.stable_diffusion", c.components.stable_diffusion
 
 

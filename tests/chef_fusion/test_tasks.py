@@ -64,6 +64,9 @@ def test_a_conversation_keeps_its_photos_in_place():
     parts = tasks.prompt_of(turns, "dialogue")
     shown = ["photo" if not isinstance(part, str) else part for part in parts]
     assert shown == ["photo", "Q: What is it?\nA:", " Soup.", "photo", "\n", "Q: Hot?\nA:"]
+    turns[1] = {"role": "assistant", "content": [PHOTO, "Soup.", PHOTO, "Pie."]}
+    shown = ["photo" if not isinstance(part, str) else part for part in tasks.prompt_of(turns, "dialogue")]
+    assert shown[2:] == [" ", "photo", " Soup.", "photo", " Pie.", "\n", "Q: Hot?\nA:"]
 
 
 def test_pictures_are_forced_and_forbidden(chef):
@@ -117,10 +120,14 @@ def test_text_goes_on_between_pictures(chef):
         settings = dataclasses.replace(eager, max_pictures=most)
         content = chef_fusion.reply(chef, user("Soup"), KEY, task="t2ti", settings=settings)["content"]
         assert sum(not isinstance(part, str) for part in content) == most and not isinstance(content[-1], str)
-    for wrong in ({"max_pictures": 0}, {"max_pictures": 2, "pictures": "force"}):
+    for task, wrong in (
+        ("t2ti", {"max_pictures": 0}),
+        ("t2ti", {"max_pictures": 2, "pictures": "force"}),
+        ("t2i", {"max_pictures": 2}),
+    ):
         with pytest.raises(UserError, match="max_pictures"):
             settings = dataclasses.replace(QUICK, **wrong)
-            chef_fusion.reply(chef, user("Soup"), KEY, task="t2ti", settings=settings)
+            chef_fusion.reply(chef, user("Soup"), KEY, task=task, settings=settings)
 
 
 def test_a_photo_is_seen_as_training_sees_it(chef):

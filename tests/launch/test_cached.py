@@ -29,7 +29,7 @@ def chain(tmp_path_factory):
 
 def common(c, size=16):
     c.data.update(image_size=size, num_records=64, augment="flip")
-    c.total_steps, c.log_steps, c.panel_steps, c.compilation_cache = 8, 1, -1, "off"
+    c.total_steps, c.log_steps, c.panel_steps = 8, 1, -1
     c.batch_size, c.checkpoint_steps = 16, 100
     return c
 

@@ -218,7 +218,8 @@ def test_measuring_a_run_goes_on_where_it_was_cut_off(workdir, tmp_path, monkeyp
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["results.json"]
     # figures of an earlier step do not stay beside these; those of another split or of images do
     others = {"test/tokenizer": {"value": 1}, "frechet": {"value": 2, "step": 0}}
-    (tmp_path / "cut/results.json").write_text(json.dumps(whole | others | {"gone": {"value": 3}}))
+    others |= {"more": {"value": 2, "step": 1}}
+    (tmp_path / "cut/results.json").write_text(json.dumps(whole | others | {"gone": {"value": 3, "step": 7}}))
     assert measure("cut") == whole | others
 
 

@@ -150,6 +150,7 @@ def test_one_that_dies_ends_all_and_one_that_is_stopped_stops_all(photos, tmp_pa
     from the newest checkpoint. SIGTERM to one: all save the same step and stop."""
     workdir = tmp_path / "run"
     flags = [*command(photos, workdir, 4000), "--config.panel_steps=-1", "--config.evaluate_steps=0"]
+    flags.append(f"--config.compilation_cache={tmp_path / 'cache'}")  # kill -9 may leave half of an entry
     started = start("launch.train", 2, 4, *flags)
     wait_for(workdir, 4, started)
     started[1].kill()

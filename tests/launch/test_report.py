@@ -128,11 +128,19 @@ def test_stages_say_how_far_they_came(workdir):
     assert "2 min 05 s in all" in text and "1 min 30 s" in text  # training and measuring as one bar
     assert "abacus" in text and "9.9.9" in text and "on the clock" not in text
     about = json.loads((workdir / "pipeline.json").read_text())
-    for stage, ended in zip(about["stages"], (100.0, 120.0, 95.0, 200.0), strict=True):
-        stage["ended"] = ended  # 30 to 100, 100 to 120, 65 to 95, 195 to 200
-    write_json(workdir / "pipeline.json", about)
-    text = Page(write_report(str(workdir))).text
-    assert "2 min 05 s in all" in text and "1 min 35 s on the clock" in text
+
+    def told(*spans):
+        """The page where the stages ran in these seconds; None: as older versions left it."""
+        for stage, span in zip(about["stages"], spans, strict=True):
+            stage["spans"] = span and [[1.8e9 + begin, 1.8e9 + end] for begin, end in span]
+        write_json(workdir / "pipeline.json", about)
+        return Page(write_report(str(workdir))).text
+
+    text = told([(0, 20), (50, 100)], [(100, 120)], [(65, 95)], [(195, 200)])  # the first in two goes
+    assert "2 min 05 s in all" in text and "1 min 35 s on the clock, as stages ran side by side" in text
+    text = told([(0.1, 70.1)], [(70.1, 90.1)], [(90.3, 120.3)], [(120.3, 125.3)])
+    assert "side by side" not in text and "2 min 05 s" in text
+    assert "on the clock" not in told([(0, 70)], None, [(65, 95)], [(195, 200)])
 
 
 def test_every_machine_of_a_run_is_named_once(workdir):

@@ -51,6 +51,8 @@ def command(photos: Path, workdir: Path, *more: str) -> list[str]:
         "--config.log_steps=5",
         "--config.checkpoint_steps=17",
         "--config.ema.decay=0.99",
+        # what kill -9 leaves of it no other test should read
+        f"--config.compilation_cache={photos.parent / 'cache'}",
         *more,
     ]
 

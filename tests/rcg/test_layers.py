@@ -51,10 +51,14 @@ def test_fused_attention_has_gradients_at_odd_lengths(queries, keys, masked, mon
     if masked:
         mask = jax.random.bernoulli(rngs[3], 0.6, (2, 1, queries if masked == "pairs" else 1, keys))
         mask = mask.at[..., 0].set(True)
-    true, shapes = jax.nn.dot_product_attention, []
+    true, shapes, mapped = jax.nn.dot_product_attention, [], []
 
     def watched(q, k, v, **options):
         shapes.extend([q.shape[1], k.shape[1]])
+        if masked:
+            assert options["mask"].shape[2:] == (q.shape[1], k.shape[1])
+        for name in ("query_seq_lengths", "key_value_seq_lengths"):  # cuDNN's batching needs them so
+            assert not mapped or options[name] is None or isinstance(options[name], type(q))
         return true(q, k, v, **options)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", watched)
@@ -68,6 +72,12 @@ def test_fused_attention_has_gradients_at_odd_lengths(queries, keys, masked, mon
 
     for got, want in zip(jax.tree.leaves(run("fused")), jax.tree.leaves(run("einsum")), strict=True):
         np.testing.assert_allclose(got, want, atol=2e-6)
+    both = [jnp.stack([x, 2 * x]) for x in (q, k, v)]
+    mapped.append(True)
+    each = jax.vmap(lambda q, k, v: layers.attend(q, k, v, mask, impl="fused"))(*both)
+    for i, got in enumerate(each):
+        want = layers.attend(*(x[i] for x in both), mask, impl="einsum")
+        np.testing.assert_allclose(got, want, atol=5e-6)
     assert shapes and all(length % 2 == 0 for length in shapes)
 
 
