@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from chef_fusion.backbones import opt
 from launch import benchmark
+from launch.runtime import food_cases
 from launch.runtime.flops import program_flops
 from rcg import rdm
 from rcg.pixel import mage
@@ -66,3 +68,16 @@ def test_networks(scan):
     variables = jax.eval_shape(network.init, jax.random.key(0), *example)
     formula = benchmark.mage_flops(network, network.num_tokens - network.num_dropped)
     assert counted(network.apply, variables, *example) == pytest.approx(formula, rel=0.02)
+
+
+def test_frozen_kernels_have_no_gradient():
+    """The step of OPT's joints goes through it to its inputs: twice the forward pass, not three times."""
+    module = opt.build(food_cases.TINY_OPT)
+    variables = opt.abstract_variables(food_cases.TINY_OPT)
+    x = jnp.zeros((2, 16, module.word_embed_proj_dim))
+
+    def through(x, variables):
+        return module.apply(variables, x)[0].sum()
+
+    forward = counted(through, x, variables)
+    assert 1.5 * forward < counted(jax.grad(through), x, variables) < 2.5 * forward
