@@ -27,21 +27,21 @@ def get_config(arg: str = "") -> ConfigDict:
         *(("pictures",) if drawn else ()),
         "words",
         "captions",
+        "lm",
         "clip",
         "vae",
         "latents",
         "sd",
-        "lm",
-        "judge",
         "encoder",
         "tokenizer",
         "codes",
+        "mage_alone",
         "rdm",
         "mage",
+        "judge",
+        "rdm_classes",
         "recipe_rdm",
         "joints",
-        "mage_alone",
-        "rdm_classes",
     )
     c.stages = ConfigDict()
     if drawn:
@@ -65,7 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def _full(c: ConfigDict) -> None:
     """Pictures of 64 px."""
     mage = {
-        "total_steps": 4000,
+        "total_steps": 3500,
         "batch_size": 32,
         "data__image_size": 64,
         "optimizer__name": "muon",
@@ -75,30 +75,30 @@ def _full(c: ConfigDict) -> None:
     settings(
         c,
         lm={
-            "total_steps": 1450,
+            "total_steps": 1250,
             "log_steps": 20,
             "optimizer__name": "muon",  # named here so that it can be set
             "model__hidden_size": 256,
             "model__ffn_dim": 1024,
             "model__word_embed_proj_dim": 256,
-            "model__max_position_embeddings": 640,
+            "model__max_position_embeddings": 512,
             "data__length": 512,
         },
         clip={
-            "total_steps": 700,
+            "total_steps": 600,
             "log_steps": 20,
             "optimizer__name": "muon",
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 2500,
+            "total_steps": 2200,
             "batch_size": 16,
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
         },
         vae={
-            "total_steps": 1200,
+            "total_steps": 1000,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 5.0,
             "model__block_out_channels": (24, 48, 96),
@@ -124,15 +124,15 @@ def _full(c: ConfigDict) -> None:
             "data__image_size": 64,
             "model__ch_mult": (1, 1, 1, 1),
         },
-        rdm={"total_steps": 1200, "data__image_size": 64},
-        rdm_classes={"total_steps": 1200, "data__image_size": 64},
-        recipe_rdm={"total_steps": 1200, "data__image_size": 64},
+        rdm={"total_steps": 1000, "data__image_size": 64},
+        rdm_classes={"total_steps": 1000, "data__image_size": 64},
+        recipe_rdm={"total_steps": 1000, "data__image_size": 64},
         codes={"data__image_size": 64},
         # temperatures: of 6, 10, 12, 15, 20, which differ little from 10 on, and of 3, 6, 10
         mage=mage | {"method__temperature": 15.0, "method__cfg_scale": 1.0},
         mage_alone=mage | {"method__temperature": 10.0},
         joints={
-            "total_steps": 1300,
+            "total_steps": 1200,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",

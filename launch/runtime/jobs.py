@@ -15,10 +15,11 @@ from rcg.errors import UserError
 POLL_SECONDS = 0.2
 
 
-def cores_of(slot: int, jobs: int) -> set[int]:
-    """The cores that one of `jobs` commands has; all of them where they are fewer than commands."""
+def cores_of(slot: int, jobs: int, alone: bool = False) -> set[int]:
+    """The cores that one of `jobs` commands has; all of them where they are fewer than commands, or where it
+    is `alone`: no other runs or waits."""
     cores = sorted(os.sched_getaffinity(0))
-    return set(cores[slot::jobs]) or set(cores)
+    return set(cores) if alone else set(cores[slot::jobs]) or set(cores)
 
 
 def run(needs: Mapping[str, set[str]], command: Callable[[str], list[str]], logs: str, jobs: int) -> int:
@@ -56,7 +57,7 @@ def run(needs: Mapping[str, set[str]], command: Callable[[str], list[str]], logs
                 log = open(os.path.join(logs, f"{name}.log"), "w")
                 process = subprocess.Popen(command(name), stdout=log, stderr=subprocess.STDOUT)
                 if hasattr(os, "sched_setaffinity"):
-                    os.sched_setaffinity(process.pid, cores_of(slot, jobs))
+                    os.sched_setaffinity(process.pid, cores_of(slot, jobs, alone=not (running or waiting)))
                 running[slot] = name, process, log, time.perf_counter()
                 if stopping:  # SIGTERM came before it was one of them
                     process.terminate()

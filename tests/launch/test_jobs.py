@@ -58,6 +58,15 @@ def test_each_has_its_share_of_the_cores(tmp_path, monkeypatch):
     assert all(jobs.cores_of(slot, 1000) for slot in range(1000))
 
 
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def test_the_last_has_all_cores(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    needs = {"a": set(), "b": set(), "last": {"a", "b"}}
+    assert jobs.run(needs, script(tmp_path), str(tmp_path / "logs"), 2) == 0
+    cores = {name: what for name, what, _ in notes(tmp_path) if what.startswith("cores=")}
+    assert cores["last"] == "cores=0,1" and {cores["a"], cores["b"]} == {"cores=0", "cores=1"}
+
+
 @pytest.mark.parametrize(("code", "kind"), [(2, UserError), (1, RunError)])
 def test_one_that_fails_stops_the_others_and_is_named(tmp_path, code, kind):
     good = script(tmp_path, seconds=30)
