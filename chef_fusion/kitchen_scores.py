@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from chef_fusion import tasks
+from chef_fusion import generate, tasks
 from chef_fusion.generate import Chef
 from chef_fusion.kitchen import Dish, partition, picture, read
 from chef_fusion.kitchen.talk import Change, change, wish
-from chef_fusion.kitchen_sets import KitchenRecipes
+from chef_fusion.kitchen_sets import KitchenRecipes, recipe_of, target_text
 from chef_fusion.metrics import set_scores
 from chef_fusion.scoring import Judge
 
@@ -37,8 +37,12 @@ def dialogues(
     samples: int = 64,
     batch_size: int = 16,
     judge: Judge | None = None,
+    told: str = "visible",
 ) -> dict[str, dict[str, Any]]:
     """A dish is asked for, then changed: "now without cheese", "with olives instead".
+
+    Args:
+      told: what the joints learnt to stand for, see `recipes.TARGETS`.
 
     Returns:
       `dialogue_first`: F1 of the first answer's ingredients. `dialogue_recipe`: how often the second answer
@@ -48,7 +52,8 @@ def dialogues(
       ingredients are just the first one's. `omissions_...`, `swaps_...` and `additions_dialogue_...`: of the
       cases of a kind. By the same rules `unchanged_dialogue_...`: the first answer, given again;
       `random_dialogue_...`: the true recipe and real picture of another case; `true_dialogue_picture`: the
-      real picture of what was asked for.
+      real picture of what was asked for; `target_dialogue_picture`: what the image generator makes by itself
+      of the true target text, all that the joints can reach.
     """
     cases, size = script(held_out, samples), held_out[0]["image"].shape[0]
     if not cases:
@@ -69,13 +74,13 @@ def dialogues(
                 for talk, answer, (_, _, changed) in zip(talks, answers, padded, strict=True):
                     talk += [answer, {"role": "user", "content": changed.said}]
     wanted = [changed for _, _, changed in cases]
-    told = [[read(_words(answer)) for answer in said] for said in (firsts, seconds)]
-    for (dish, _, _), first, second in zip(cases, *told, strict=True):
+    written = [[read(_words(answer)) for answer in said] for said in (firsts, seconds)]
+    for (dish, _, _), first, second in zip(cases, *written, strict=True):
         found["dialogue_first"].append(set_scores([first[1]], [frozenset(dish.ingredients)])["f1"])
         found["dialogue_unchanged"].append(first[1] == second[1])
     true = [(changed.dish.base, frozenset(changed.dish.ingredients)) for changed in wanted]
     of_another = true[1:] + true[:1]
-    for name, said in (("", told[1]), ("unchanged_", told[0]), ("random_", of_another)):
+    for name, said in (("", written[1]), ("unchanged_", written[0]), ("random_", of_another)):
         found[f"{name}dialogue_recipe"] = [
             _right(*x, changed, 0.8) for x, changed in zip(said, wanted, strict=True)
         ]
@@ -83,6 +88,10 @@ def dialogues(
         real = [picture(changed.dish, size) for changed in wanted]
         painted = [[_picture(answer) for answer in said] for said in (firsts, seconds)]
         sides = {"": painted[1], "unchanged_": painted[0], "random_": real[1:] + real[:1], "true_": real}
+        if chef.sd is not None:
+            texts = [target_text(recipe_of(changed.dish), told) for changed in wanted]
+            states = generate.text_states(chef, texts)
+            sides["target_"] = generate.paint(chef, None, key, embeddings=states, **settings.paint())
         for name, side in sides.items():
             seen = iter(zip(*judge([image for image in side if image is not None]), strict=True))
             found[f"{name}dialogue_picture"] = [

@@ -19,6 +19,12 @@ def recipe_of(dish: Dish) -> Recipe:
     return Recipe.of(record_of(dish) | {"detected": list(dish.ingredients)})
 
 
+def target_text(recipe: Recipe, kind: str) -> str:
+    """As `RecipeSet.target_text`; here all of a dish can be seen, broth and sauce too."""
+    visible = f"{recipe.title}: {', '.join(recipe.detected)}"
+    return visible if kind == "visible" else recipes.caption(recipe)
+
+
 class KitchenRecipes(RecipeSet):
     """The toy kitchen's dishes, one photo each."""
 
@@ -57,17 +63,15 @@ class KitchenRecipes(RecipeSet):
         return recipes.caption(self.recipe(i))
 
     def target_text(self, i: int, kind: str) -> str:
-        made = self.recipe(i)
-        # here all of a dish can be seen, broth and sauce too
-        return f"{made.title}: {', '.join(made.detected)}" if kind == "visible" else recipes.caption(made)
+        return target_text(self.recipe(i), kind)
 
     def read(self, text: str) -> tuple[str | None, frozenset[str]]:
         return read(text)
 
 
 class KitchenTalk(KitchenRecipes):
-    """The same with conversations: of sixteen records eleven are recipes, two recipes that were asked for,
-    one a recipe that was changed, and two are questions about a photo, after which no picture comes."""
+    """The same with conversations: of sixteen records eleven are recipes, one a recipe that was asked for,
+    two are recipes that were changed, and two questions about a photo, after which no picture comes."""
 
     def _random(self, i: int) -> Random:
         return Random(f"{self._kitchen.seed}/{self._kitchen.split}/{i}/talk")
@@ -75,7 +79,7 @@ class KitchenTalk(KitchenRecipes):
     @functools.lru_cache(maxsize=4096)  # noqa: B019 - as long-lived as the set
     def _change(self, i: int) -> Change | None:
         """What the second turn of record i asks for."""
-        if i % 16 != 13:
+        if i % 16 not in (12, 13):
             return None
         split = self._kitchen.split
         return change(self._kitchen.dish(i), self._random(i), lambda dish: partition(dish) == split)

@@ -450,6 +450,13 @@ def image_loss(mapped: Array, target: Array, kind: str = "distance", counted: Ar
     return (distance.mean(-1) * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
+def others(counted: Array) -> Array:
+    """For each row of a batch another that is `counted` [B], int32 [B]; the same if it is alone."""
+    rows = jnp.argsort(~counted, stable=True)  # those that are counted first
+    place = jnp.cumsum(counted)  # one after a row's own among them
+    return rows[place % jnp.maximum(counted.sum(), 1)]
+
+
 def losses(
     model: ChefFusion,
     params: Variables,

@@ -99,7 +99,7 @@ MEANINGS = (
     (r"images_per_second", "pictures made in a second", "higher"),
     (r"token_accuracy", "how often the next word is guessed", "higher"),
     (r"recall_at", "how often the right text is among the first for a picture", "higher"),
-    (r"^perplexity", "among how many words it hesitates", "lower"),
+    (r"^perplexity|(i2t|random)_perplexity", "among how many words it hesitates", "lower"),
     (r"knn", "how often a held-out picture's nearest neighbours name its class", "higher"),
     (
         r"linear_probe",

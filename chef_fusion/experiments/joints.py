@@ -159,15 +159,19 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             words = ((chef_model.caption_labels(model, batch["tokens"]) >= 0) & counted[:, None]).sum()
             pictured = (counted & (batch["after"] == model.joints.image_first)).sum()
             decided = counted.sum() if recipe.decision_loss == "token" else words
-            means = jnp.stack([parts["l_r"], parts["l_p"], parts["l_g"]])
-            return means, jnp.stack([words, decided, pictured])
+            with_another = batch | {"image": batch["image"][chef_model.others(counted)]}
+            _, of_another = chef_model.losses(model, variables, frozen, with_another, recipe)
+            means = jnp.stack([parts["l_r"], parts["l_p"], parts["l_g"], of_another["l_r"]])
+            return means, jnp.stack([words, decided, pictured, words])
 
-        sums, weights, samples = np.zeros(3), np.zeros(3), 0
+        sums, weights, samples = np.zeros(4), np.zeros(4), 0
         for placed, keep, _ in eval_batches(dataset, config, put, fields):
             means, weight = (np.asarray(x, np.float64) for x in measure(variables, frozen, placed))
             sums, weights, samples = sums + means * weight, weights + weight, samples + int(keep.sum())
-        l_r, l_p, l_g = sums / np.maximum(weights, 1)
-        values = {"l_r": l_r, "l_p": l_p, "l_g": l_g, "perplexity": np.exp(l_r)}
+        l_r, l_p, l_g, of_another = sums / np.maximum(weights, 1)
+        values = {"l_r": l_r, "l_p": l_p, "l_g": l_g}
+        values["i2t_perplexity"] = np.exp(l_r)
+        values["random_perplexity"] = np.exp(of_another)  # of the same texts, after another's photo
         results = {name: {"value": float(v), "samples": samples} for name, v in values.items()}
         if method.eval_samples:
             asked = dataclasses.replace(chef, params=variables, frozen=frozen, rcg=painter(frozen))
@@ -191,7 +195,13 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
                 settings = tasks.Settings(max_words=method.eval_words, **painting(method))
                 by_itself = dataclasses.replace(asked, rcg=None)
                 results |= kitchen_scores.dialogues(
-                    by_itself, held_out, rng, settings, samples=method.eval_samples, judge=opinions
+                    by_itself,
+                    held_out,
+                    rng,
+                    settings,
+                    samples=method.eval_samples,
+                    judge=opinions,
+                    told=config.data.target_text,
                 )
         return results
 

@@ -65,7 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
 def _full(c: ConfigDict) -> None:
     """Pictures of 64 px."""
     mage = {
-        "total_steps": 3500,
+        "total_steps": 4000,
         "batch_size": 32,
         "data__image_size": 64,
         "optimizer__name": "muon",
@@ -75,7 +75,7 @@ def _full(c: ConfigDict) -> None:
     settings(
         c,
         lm={
-            "total_steps": 1250,
+            "total_steps": 1400,
             "log_steps": 20,
             "optimizer__name": "muon",  # named here so that it can be set
             "model__hidden_size": 256,
@@ -85,27 +85,27 @@ def _full(c: ConfigDict) -> None:
             "data__length": 512,
         },
         clip={
-            "total_steps": 600,
+            "total_steps": 750,
             "log_steps": 20,
             "optimizer__name": "muon",
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 2200,
+            "total_steps": 2500,
             "batch_size": 16,
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
         },
         vae={
-            "total_steps": 1000,
+            "total_steps": 1200,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 5.0,
             "model__block_out_channels": (24, 48, 96),
         },
         # by AdamW: Muon makes a step of so small a UNet 70 % longer
         sd={
-            "total_steps": 2600,
+            "total_steps": 3200,
             "batch_size": 16,
             "optimizer__learning_rate": 1e-3,
             "method__snr_gamma": 5.0,
@@ -132,7 +132,7 @@ def _full(c: ConfigDict) -> None:
         mage=mage | {"method__temperature": 15.0, "method__cfg_scale": 1.0},
         mage_alone=mage | {"method__temperature": 10.0},
         joints={
-            "total_steps": 1200,
+            "total_steps": 1400,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",

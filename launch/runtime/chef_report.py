@@ -28,6 +28,7 @@ TABLES = (
             "rouge2": "ROUGE-2",
             "ingredient_f1": "ingredient F1",
             "base_accuracy": "right dish",
+            "perplexity": "perplexity",
         },
     ),
     (
@@ -60,6 +61,7 @@ TABLES = (
             "unchanged": "its first answer, given again",
             "random": "the true recipe and real picture of another",
             "true": "the true recipe and its real picture",
+            "target": "Stable Diffusion, told what it learnt from of the true recipe",
         },
         {
             "decision_accuracy": "decision for a picture",
@@ -75,6 +77,7 @@ PARTS = ("omissions", "swaps", "additions")  # rows of some of the dishes
 NOTES = {
     "sacrebleu": 'ROUGE-2 is the F-measure, without stemming; "as published" is the figure of the '
     "released code, which compares one text with all references.",
+    "perplexity": "Perplexity is that of the true texts, after their photo and after another's.",
     "picture_": "What is seen in a picture is the word of a classifier that was trained on real pictures "
     "alone; the real pictures' row is what that word is worth.",
     "decision_": "Where all texts should end in a picture, one that always paints has 1.",

@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from chef_fusion import model as chef
 from chef_fusion import targets
 from configs.chef_fusion import joints as joints_config
 from launch import prepare
@@ -203,3 +205,11 @@ for name, joined in (("plain", 0.0), ("joined", 1.0)):
     assert all(np.isfinite(line["loss"]) for line in joined)
     assert joined[0]["l_r"] != pytest.approx(plain[0]["l_r"], rel=1e-5)
     assert joined[0]["l_p"] != pytest.approx(plain[0]["l_p"], rel=1e-5)
+
+
+def test_each_row_gets_another_that_counts():
+    counted = jnp.array([True, False, True, True, False])
+    found = np.asarray(chef.others(counted))
+    assert sorted(found[counted]) == [0, 2, 3] and not (found == np.arange(5))[counted].any()
+    assert counted[found].all()
+    assert chef.others(jnp.array([False, True]))[1] == 1  # alone

@@ -127,7 +127,8 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
             assert results[f"{prefix}_{name}"]["samples"] == 4
     for name in ("t2i", "sd", "target", "rcg", "random"):
         assert -1 <= results[f"{name}_clip_similarity"]["value"] <= 1
-    assert results["perplexity"]["value"] == pytest.approx(np.exp(results["l_r"]["value"]))
+    assert results["i2t_perplexity"]["value"] == pytest.approx(np.exp(results["l_r"]["value"]))
+    assert results["random_perplexity"]["value"] != results["i2t_perplexity"]["value"]
     assert set(chef.Recipe._fields) <= set(c.method.keys())  # every choice is a field of the config
     for name in ("t2i", "sd", "target", "rcg", "random", "real"):
         assert 0 <= results[f"{name}_picture_base_accuracy"]["value"] <= 1
@@ -136,7 +137,8 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
         assert 0 <= results[name]["value"] <= 1
     for name in ("first", "recipe", "picture", "both", "unchanged"):
         assert results[f"dialogue_{name}"]["samples"] == 4
-    for name in ("unchanged_dialogue_both", "random_dialogue_both", "true_dialogue_picture"):
+    of_pictures = ("true_dialogue_picture", "target_dialogue_picture")
+    for name in ("unchanged_dialogue_both", "random_dialogue_both", *of_pictures):
         assert 0 <= results[name]["value"] <= 1
     assert results["decision_accuracy"]["samples"] == 8
     assert results["rcg_images_per_second"]["value"] > 0
