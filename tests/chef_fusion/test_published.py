@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from chef_fusion import tokenization
 from chef_fusion.backbones import clip, folders, opt, published
 from chef_fusion.backbones.stable_diffusion import unet, vae
 from rcg.component import Component
@@ -185,6 +186,20 @@ def test_folders_that_are_none(tiny_opt, tmp_path):
     (tmp_path / "a" / "config.json").write_text(json.dumps({"model_type": "opt"}))
     with pytest.raises(UserError, match="is not in a file of this folder"):
         published.read("opt", str(tmp_path / "a"))
+
+
+def test_the_published_tokenizers(shared):
+    """Their special tokens have the ids that OPT and CLIP were trained with."""
+    language = tokenization.LanguageTokenizer.load(str(shared / "tokenizers/opt"), 50266, 8)
+    assert (language.vocabulary, language.bos, language.eos, language.pad) == (50265, 2, 2, 1)
+    assert language.ids("Hello world", bos=True) == [2, 31414, 232] and language.newline == 50118
+    row, length = language.example("Hello world", 13)
+    assert row.tolist() == [2, 31414, 232, *range(50266, 50274), 1, 1] and length == 11
+    captions = tokenization.CaptionTokenizer.load(str(shared / "tokenizers/clip"))
+    assert captions.vocabulary == 49408
+    short, long = captions(["hello world", "egg " * 100])
+    assert short.tolist() == [49406, 3306, 1002] + 74 * [49407]
+    assert long[0] == 49406 and long[-2] != 49407 and long[-1] == 49407
 
 
 def test_stable_diffusion_round_trip(shared, tmp_path):
