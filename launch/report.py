@@ -27,6 +27,11 @@ from rcg.errors import UserError
 MAX_PIXELS = 1280  # wider pictures are scaled down to it
 Json = dict[str, Any]
 
+# what MAGE is told in place of representations -> what it learned
+MAGE_TOLD = {
+    "none": "Learns to paint, too, but is told nothing: what representations are good for shows beside it.",
+    "class": "Learns to paint, too, but is told what kind of picture it is, by a label.",
+}
 # experiment -> (what it is, in plain words what it learned)
 ROLES = {
     "rcg.moco_v3": (
@@ -338,6 +343,8 @@ def how(run: Run) -> str:
     items = ""
     for stage in run.trained:
         role, text = ROLES.get(stage.get("experiment", ""), ("", ""))
+        config = read_json(run.path(stage.get("dir", "")), "config.json") or {}
+        text = MAGE_TOLD.get(config.get("model", {}).get("conditioning", ""), text)
         title = title_of(stage)
         name = f"{role}: {title}" if role and role.lower() not in title.lower() else title
         items += f'<li><h3>{escape(name)}</h3><p class="quiet">{size(run, stage)}</p><p>{text}</p></li>'

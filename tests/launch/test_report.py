@@ -143,6 +143,13 @@ def test_stages_say_how_far_they_came(workdir):
     assert "on the clock" not in told([(0, 70)], None, [(65, 95)], [(195, 200)])
 
 
+def test_a_mage_that_is_told_nothing_is_not_said_to_be_told(workdir):
+    assert "told the picture's representation" in Page(write_report(str(workdir))).text
+    write_json(workdir / "mage" / "config.json", {"model": {"conditioning": "none"}})
+    text = Page(write_report(str(workdir))).text
+    assert "is told nothing" in text and "told the picture's representation" not in text
+
+
 def test_every_machine_of_a_run_is_named_once(workdir):
     about = json.loads((workdir / "pipeline.json").read_text())
     del about["hardware"]
