@@ -4,7 +4,7 @@ Each stage prepares something or trains an experiment in `workdir/<stage>`, on w
 and measures it; then samples are drawn and one report is written. What is complete is skipped, what was cut
 off goes on. With --stages=lm,clip these stages alone are run: others may run at the same time, elsewhere, in
 the same workdir; the command without it comes last. --jobs=2 does so by itself: two stages at a time, each on
-half of the CPU cores. --set=lm.total_steps=500 sets a field of a stage.
+half of the CPU cores, the last on all. --set=lm.total_steps=500 sets a field of a stage.
 """
 
 import ast
@@ -345,7 +345,7 @@ def main(argv: list[str]) -> int:
         cli.define_config(values)
         flags.DEFINE_string("workdir", None, "where the stages' folders go", flag_values=values)
         flags.DEFINE_list("stages", [], "run these alone, no samples, no report", flag_values=values)
-        many = "stages at a time, each on its share of the CPU cores"
+        many = "stages at a time, each on its share of the CPU cores, the last on all"
         flags.DEFINE_integer("jobs", 1, many, lower_bound=1, flag_values=values)
         flags.DEFINE_multi_string("set", [], "<stage>.<field>=<value>", flag_values=values)
 

@@ -30,7 +30,7 @@ Json = dict[str, Any]
 # what MAGE is told in place of representations -> what it learned
 MAGE_TOLD = {
     "none": "Learns to paint, too, but is told nothing: what representations are good for shows beside it.",
-    "class": "Learns to paint, too, but is told what kind of picture it is, by a label.",
+    "class": "Learns to paint, too, but is told what kind of picture it is, by a label or a cluster.",
 }
 # experiment -> (what it is, in plain words what it learned)
 ROLES = {
@@ -91,7 +91,11 @@ ROLES = {
 # regex on a result's name -> (what it means, which way is better)
 MEANINGS = (
     (r"^chance_accuracy|purity_chance", "what always naming the most common class would score", ""),
-    (r"_of_others|chance|unchanged", "what it is without knowing the right one, to compare with", ""),
+    (
+        r"_of_others|chance|unchanged|random_perplexity",
+        "what it is without knowing the right one, to compare with",
+        "",
+    ),
     (r"floor", "between two halves of the real ones, to compare with", ""),
     (r"frechet_noise", "of plain noise, to compare with", ""),
     (r"sacrebleu_as_published", "the published code's figure: its first text against all references", ""),
@@ -104,7 +108,7 @@ MEANINGS = (
     (r"images_per_second", "pictures made in a second", "higher"),
     (r"token_accuracy", "how often the next word is guessed", "higher"),
     (r"recall_at", "how often the right text is among the first for a picture", "higher"),
-    (r"^perplexity|(i2t|random)_perplexity", "among how many words it hesitates", "lower"),
+    (r"^(i2t_)?perplexity", "among how many words it hesitates", "lower"),
     (r"knn", "how often a held-out picture's nearest neighbours name its class", "higher"),
     (
         r"linear_probe",
@@ -344,7 +348,8 @@ def how(run: Run) -> str:
     for stage in run.trained:
         role, text = ROLES.get(stage.get("experiment", ""), ("", ""))
         config = read_json(run.path(stage.get("dir", "")), "config.json") or {}
-        text = MAGE_TOLD.get(config.get("model", {}).get("conditioning", ""), text)
+        if stage.get("experiment") == "rcg.mage":
+            text = MAGE_TOLD.get(config.get("model", {}).get("conditioning", ""), text)
         title = title_of(stage)
         name = f"{role}: {title}" if role and role.lower() not in title.lower() else title
         items += f'<li><h3>{escape(name)}</h3><p class="quiet">{size(run, stage)}</p><p>{text}</p></li>'

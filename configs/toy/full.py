@@ -1,6 +1,6 @@
-"""Both systems from nothing on the toy kitchen: some hours on two CPU cores, minutes on a GPU.
+"""Both systems from nothing on the toy kitchen: about two hours on two CPU cores.
 
-    python -m launch.pipeline --config=configs/toy/full.py --workdir=runs/full
+    python -m launch.pipeline --config=configs/toy/full.py --workdir=runs/full --jobs=2
 
 Trains tokenizers, language model, CLIP, autoencoder and UNet on drawn dishes and what is said of them; RCG's
 encoder, tokenizer, RDMs and MAGE; then ChefFusion's joints; and scores all of it on dishes held out.

@@ -20,7 +20,7 @@ TABLES = (
         {
             "i2t": "ChefFusion",
             "retrieval": "recipe of the nearest training photo (of 4,096 at most)",
-            "random": "another held-out recipe",
+            "random": "another held-out recipe, or the same after another's photo",
         },
         {
             "sacrebleu": "SacreBLEU",
@@ -77,7 +77,7 @@ PARTS = ("omissions", "swaps", "additions")  # rows of some of the dishes
 NOTES = {
     "sacrebleu": 'ROUGE-2 is the F-measure, without stemming; "as published" is the figure of the '
     "released code, which compares one text with all references.",
-    "perplexity": "Perplexity is that of the true texts, after their photo and after another's.",
+    "perplexity": "Perplexity is that of all true texts, after their photo and after another's.",
     "picture_": "What is seen in a picture is the word of a classifier that was trained on real pictures "
     "alone; the real pictures' row is what that word is worth.",
     "decision_": "Where all texts should end in a picture, one that always paints has 1.",
@@ -114,7 +114,7 @@ def _tables(results: Mapping[str, Any], where: str) -> str:
         if lines:
             notes = (note for start, note in NOTES.items() if any(c.startswith(start) for c in shown))
             lead = " ".join([lead, *notes])
-            whole = [result for (prefix, _), result in held.items() if prefix not in PARTS]
+            whole = [r for (prefix, c), r in held.items() if prefix not in PARTS and c != "perplexity"]
             head = "".join(f'<th class="n">{escape(columns[c])}</th>' for c in shown)
             body += (
                 f'<h3>{escape(title + where)}</h3><p class="quiet">{escape(lead)}</p><table><thead><tr>'
@@ -132,7 +132,7 @@ def _cell(result: Any, label: str) -> str:
 
 def _samples(results: Any) -> str:
     counts = {str(r["samples"]) for r in results if isinstance(r, dict) and "samples" in r}
-    return " or ".join(sorted(counts)) or "the"
+    return " or ".join(sorted(counts, key=int)) or "the"
 
 
 def gallery(folder: str, figure: Figure) -> str:

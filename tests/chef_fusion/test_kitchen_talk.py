@@ -2,12 +2,13 @@
 
 import dataclasses
 from random import Random
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 
-from chef_fusion import kitchen, kitchen_scores, kitchen_sets, tokenization
+from chef_fusion import kitchen, kitchen_scores, kitchen_sets, tasks, tokenization
 from chef_fusion.data import Texts, recipe_dataset
 from chef_fusion.kitchen import talk
 from chef_fusion.tokenization import LanguageTokenizer
@@ -162,12 +163,22 @@ def test_conversations_are_scored_as_they_went(chef, monkeypatch):
 
     for _, _, changed in cases:
         paint(changed.dish)
+
+    def by_itself(chef, states, key, *, embeddings, **settings):
+        """A painter that does as it is told every other time."""
+        assert [kitchen.read(text)[1] for text in embeddings] == [
+            set(c.dish.ingredients) for _, _, c in cases
+        ]
+        return [paint(c.dish if i % 2 else dish) for i, (dish, _, c) in enumerate(cases)]
+
     monkeypatch.setattr(kitchen_scores.tasks, "reply_all", reply_all)
+    monkeypatch.setattr(kitchen_scores.generate, "text_states", lambda chef, texts: texts)
+    monkeypatch.setattr(kitchen_scores.generate, "paint", by_itself)
     found = kitchen_scores.dialogues(
-        None,
+        SimpleNamespace(sd="a painter" if chef == "true" else None),
         held_out,
         jax.random.key(0),
-        None,
+        tasks.Settings(),
         samples=64,
         judge=lambda images: (
             [shown[i.tobytes()][0] for i in images],
@@ -185,6 +196,7 @@ def test_conversations_are_scored_as_they_went(chef, monkeypatch):
     assert scores["dialogue_unchanged"] == (chef == "stubborn")
     assert scores["unchanged_dialogue_recipe"] == scores["unchanged_dialogue_both"] == 0
     assert scores["random_dialogue_recipe"] < 0.2 and scores["random_dialogue_picture"] < 0.2
+    assert scores.get("target_dialogue_picture") == (len(cases) // 2 / len(cases) if chef == "true" else None)
     kinds = [found[f"{kind}_dialogue_recipe"] for kind in ("omissions", "swaps", "additions")]
     assert sum(kind["samples"] for kind in kinds) == len(cases)
     assert all(kind["value"] == right[0] for kind in kinds)
@@ -282,10 +294,21 @@ def test_pictures_drawn_once(tmp_path, monkeypatch):
     for split in ("val", "train"):
         plain = kitchen_sets.open_recipes(data(**told), split)
         kept = kitchen_sets.open_recipes(data(**told, pictures=out), split)
-        for i in (0, 5, 13, 29):  # of 13 and 29 the wish is pictured, which was not drawn before
+        for i in (
+            0,
+            5,
+            12,
+            13,
+            28,
+            29,
+        ):  # of all but 0 and 5 the wish is pictured, which was not drawn before
             assert (kept[i]["image"] == plain[i]["image"]).all()
             assert (kept[i]["image"] == kitchen.draw(kept.dish(i), 16)).all()
-    assert any(plain.dish(i) != kitchen.dish(0, i, "train", "short") for i in (13, 29))
+    for i in (12, 13, 28, 29):
+        assert plain.dish(i) != kitchen.dish(0, i, "train", "short") or plain.text(i).count("Q: ") == 1
+    assert [max(plain.text(i + more).count("Q: ") for more in (0, 16)) for i in (0, 10, 11, 12, 13, 14)] == [
+        *(0, 0, 1, 2, 2, 1)
+    ]
     # they are read, not drawn again
     rows = np.load(f"{out}/train.images.npy", mmap_mode="r+")
     rows[3] = 7
