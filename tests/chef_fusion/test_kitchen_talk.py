@@ -291,24 +291,17 @@ def test_pictures_drawn_once(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", argv)
     assert prepare.main(argv) == 0
     told = {"num": 32, "menu": "short", "image_size": 16}
+    wishes = (12, 13, 28, 29)  # here a second wish is pictured, which was not drawn before
     for split in ("val", "train"):
         plain = kitchen_sets.open_recipes(data(**told), split)
         kept = kitchen_sets.open_recipes(data(**told, pictures=out), split)
-        for i in (
-            0,
-            5,
-            12,
-            13,
-            28,
-            29,
-        ):  # of all but 0 and 5 the wish is pictured, which was not drawn before
+        for i in (0, 5, *wishes):
             assert (kept[i]["image"] == plain[i]["image"]).all()
             assert (kept[i]["image"] == kitchen.draw(kept.dish(i), 16)).all()
-    for i in (12, 13, 28, 29):
+    for i in wishes:
         assert plain.dish(i) != kitchen.dish(0, i, "train", "short") or plain.text(i).count("Q: ") == 1
-    assert [max(plain.text(i + more).count("Q: ") for more in (0, 16)) for i in (0, 10, 11, 12, 13, 14)] == [
-        *(0, 0, 1, 2, 2, 1)
-    ]
+    turns = [plain.text(i).count("Q: ") for i in range(32)]
+    assert [max(turns[i::16]) for i in (0, 10, 11, 12, 13, 14)] == [0, 0, 1, 2, 2, 1]
     # they are read, not drawn again
     rows = np.load(f"{out}/train.images.npy", mmap_mode="r+")
     rows[3] = 7
