@@ -85,14 +85,14 @@ def _full(c: ConfigDict) -> None:
             "data__length": 512,
         },
         clip={
-            "total_steps": 750,
+            "total_steps": 900,
             "log_steps": 20,
             "optimizer__name": "muon",
             "batch_size": 128,
             "model__text__max_position_embeddings": 48,
         },
         judge={
-            "total_steps": 2500,
+            "total_steps": 4000,
             "batch_size": 16,
             "model__begin_at_half": True,
             "model__widths": (48, 96, 192),
@@ -105,7 +105,7 @@ def _full(c: ConfigDict) -> None:
         },
         # by AdamW: Muon makes a step of so small a UNet 70 % longer
         sd={
-            "total_steps": 3200,
+            "total_steps": 6000,
             "batch_size": 16,
             "optimizer__learning_rate": 1e-3,
             "method__snr_gamma": 5.0,
@@ -118,21 +118,21 @@ def _full(c: ConfigDict) -> None:
         },
         # 8 x 8 tokens
         tokenizer={
-            "total_steps": 1500,
+            "total_steps": 2500,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 2.0,
             "data__image_size": 64,
             "model__ch_mult": (1, 1, 1, 1),
         },
-        rdm={"total_steps": 1000, "data__image_size": 64},
-        rdm_classes={"total_steps": 1000, "data__image_size": 64},
-        recipe_rdm={"total_steps": 1000, "data__image_size": 64},
+        rdm={"total_steps": 4000, "data__image_size": 64},
+        rdm_classes={"total_steps": 3000, "data__image_size": 64},
+        recipe_rdm={"total_steps": 3000, "data__image_size": 64},
         codes={"data__image_size": 64},
         # temperatures: of 6, 10, 12, 15, 20, which differ little from 10 on, and of 3, 6, 10
         mage=mage | {"method__temperature": 15.0, "method__cfg_scale": 1.0},
         mage_alone=mage | {"method__temperature": 10.0},
         joints={
-            "total_steps": 1400,
+            "total_steps": 1500,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",
