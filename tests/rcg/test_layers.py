@@ -15,7 +15,7 @@ def plain_attention(q, k, v):
 
 
 @pytest.mark.parametrize("impl", ["einsum", "mapped", "fused"])
-@pytest.mark.parametrize("queries, keys", [(9, 9), (7, 12), (2048, 5)])
+@pytest.mark.parametrize("queries, keys", [(9, 9), (7, 12), (2048, 5), (2048, 1100)])
 def test_attention_forms_agree(impl, queries, keys):
     rngs = jax.random.split(jax.random.key(0), 3)
     q, k, v = (jax.random.normal(r, (2, n, 3, 8)) for r, n in zip(rngs, (queries, keys, keys), strict=True))
@@ -193,3 +193,33 @@ def test_a_batch_that_does_not_divide_is_left_alone():
     assert layers.over_devices(x) is x  # no mesh
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         assert layers.over_devices(x) is x
+
+
+@pytest.mark.parametrize(
+    "shape, features, kernel, strides, padding, product",
+    [
+        ((2, 3, 4, 5), 32, (3, 3), (1, 1), ((1, 1), (1, 1)), True),
+        ((1, 5, 4, 3), 24, (3, 3), (2, 2), ((1, 1), (1, 1)), True),
+        ((1, 5, 4, 3), 24, (3, 3), (2, 2), ((0, 1), (0, 1)), True),
+        ((2, 3, 3, 4), 20, (2, 2), (1, 1), ((1, 0), (0, 1)), True),
+        ((2, 3, 4, 5), 24, (3, 3), (1, 1), ((1, 1), (1, 1)), False),  # as many pixels as channels
+        ((1, 2, 2, 5), 24, (1, 1), (1, 1), ((0, 0), (0, 0)), False),
+    ],
+)
+def test_convolution(shape, features, kernel, strides, padding, product):
+    rng = np.random.default_rng(0)
+    x, w = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in (shape, (*kernel, shape[-1], features)))
+    numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+
+    def total(convolve, x, w):
+        out = convolve(x, w, strides, padding, **numbers)
+        return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
+
+    def run(convolve):
+        return jax.jit(jax.grad(functools.partial(total, convolve), argnums=(0, 1), has_aux=True))(x, w)
+
+    plain = jax.lax.conv_general_dilated
+    for got, want in zip(jax.tree.leaves(run(layers.convolution)), jax.tree.leaves(run(plain)), strict=True):
+        np.testing.assert_allclose(got, want, atol=2e-5)
+    traced = str(jax.make_jaxpr(functools.partial(total, layers.convolution))(x, w))
+    assert ("conv_general_dilated" not in traced) == (product and jax.default_backend() == "cpu")

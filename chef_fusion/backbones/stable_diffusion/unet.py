@@ -15,7 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from rcg.errors import UserError
-from rcg.layers import Array, Dtype, GroupNorm, UpsampleConv, attention, gelu, layer_norm, linear
+from rcg.layers import (
+    Array,
+    Dtype,
+    GroupNorm,
+    UpsampleConv,
+    attention,
+    convolution,
+    gelu,
+    layer_norm,
+    linear,
+)
 from rcg.layers import torch_linear_init as torch_init
 
 SHARDING_RULES = (
@@ -23,7 +33,7 @@ SHARDING_RULES = (
     (r"(to_out_0|ff/net_2)/kernel", ("tensor", "fsdp")),
     (r"conv\d?/kernel", (None, None, "fsdp", "tensor")),
 )
-Conv = functools.partial(nn.Conv, kernel_init=torch_init)
+Conv = functools.partial(nn.Conv, kernel_init=torch_init, conv_general_dilated=convolution)
 Linear = functools.partial(linear, kernel_init=torch_init)
 
 
