@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rcg import json_files
 from rcg.errors import UserError
 
 
@@ -33,6 +34,16 @@ def load(folder: str) -> Any:
     except Exception as error:  # damaged files make it raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the tokenizer at {folder} can't be read ({reason})") from error
+
+
+def limit(folder: str, positions: int | None) -> None:
+    """Makes the tokenizer of a folder cut texts at what its network has positions for (None: unknown), as
+    the libraries that read it expect."""
+    path = os.path.join(folder, "tokenizer_config.json")
+    about = json_files.read(path, "convert it again") if os.path.exists(path) else {}
+    if positions and about.get("model_max_length", 0) > positions:
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(about | {"model_max_length": positions}, f, indent=2)
 
 
 def needs_tokens(tokenizer: Any, folder: str, *names: str) -> None:

@@ -155,6 +155,8 @@ def export_file(values: flags.FlagValues, out: str) -> int:
         if made.tokenizer:
             inside = os.path.join(out, "tokenizer") if made.kind == "stable_diffusion" else out
             shutil.copytree(made.tokenizer, inside, dirs_exist_ok=True)
+            fields = made.architecture.get("text_encoder", made.architecture)
+            tokenization.limit(inside, (fields.get("text") or fields).get("max_position_embeddings"))
         return count
     if not out.endswith(".safetensors"):
         raise UserError(f"--out={out}: the published layout is written as a .safetensors file")

@@ -45,6 +45,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         "scheduler": dict(schedulers.DEFAULTS),
     }
     sd = pipeline.build(architecture, **options)
+    architecture["unet"]["sample_size"] = size // sd.vae.factor
     multiple = sd.vae.factor * 2 ** (len(sd.unet.block_out_channels) - 1)
     if size % multiple:
         raise UserError(f"config.data.image_size {size} is not a multiple of {multiple}")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from chef_fusion import tokenization
 from chef_fusion.backbones import clip, published
 from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, vae
 from chef_fusion.experiments import clip as clip_experiment
@@ -279,3 +280,25 @@ def test_latent_diffusion(parts, tmp_path):
         given = torch.tensor(np.moveaxis(x, -1, 1)), torch.tensor([3, 700])
         expected = theirs(*given, encoder_hidden_states=torch.tensor(context)).sample.numpy()
     close("noise", np.moveaxis(ours, -1, 1), expected, 1e-4)
+
+    out, size = tmp_path / "exported", c.data.image_size
+    convert.main(["convert", "--export", f"--source={tmp_path / 'sd/component'}", f"--out={out}"])
+    whole = diffusers.StableDiffusionPipeline.from_pretrained(out, local_files_only=True)
+    whole.scheduler = diffusers.DDIMScheduler.from_config(whole.scheduler.config)
+    whole.set_progress_bar_config(disable=True)
+    latents = rng.standard_normal((1, 8, 8, 4)).astype(np.float32)
+    text = " ".join(["a pizza with basil"] * 9)  # longer than is read
+    with torch.no_grad():
+        expected = whole(
+            text, num_inference_steps=3, latents=torch.tensor(np.moveaxis(latents, -1, 1)), output_type="np"
+        ).images
+    captions = tokenization.CaptionTokenizer.load(made.tokenizer, sd.max_tokens)
+    asked, nothing = (
+        pipeline.encode_text(sd, made.variables, jnp.asarray(captions([words]))) for words in (text, "")
+    )
+    key = jax.random.key(0)
+    ours = pipeline.generate(
+        sd, made.variables, key, asked, nothing, steps=3, scheduler="ddim", latents=jnp.asarray(latents)
+    )
+    close("picture", ours, expected, 1e-3)
+    assert sd.default_size == size == expected.shape[1] == whole.unet.config.sample_size * sd.vae.factor

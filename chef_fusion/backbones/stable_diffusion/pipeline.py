@@ -35,7 +35,10 @@ class StableDiffusion:
 
     @property
     def default_size(self) -> int:
-        """The side of the pictures it was trained on, as far as is known: v1's, or small networks' 64."""
+        """The side of the pictures it was trained on; where its config does not say, v1's, or small
+        networks' 64."""
+        if self.unet.sample_size:
+            return self.unet.sample_size * self.vae.factor
         return 512 if self.unet.block_out_channels[0] >= 320 else 64
 
 

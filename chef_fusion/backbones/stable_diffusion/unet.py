@@ -243,6 +243,7 @@ class UNet(nn.Module):
     norm_num_groups: int = 32
     in_channels: int = 4
     out_channels: int = 4
+    sample_size: int = 0  # side of the latents it was trained on; 0: unknown
     dtype: Dtype = jnp.float32
     attention: str = "auto"
 
@@ -316,6 +317,7 @@ FIELDS = (
     "norm_num_groups",
     "in_channels",
     "out_channels",
+    "sample_size",
 )
 # what config.json must say elsewhere, if anything, for this code to be the same network
 SUPPORTED = {
@@ -352,6 +354,8 @@ def architecture_of(config: Mapping[str, Any], names: Iterable[str] = ()) -> dic
     """
     del names
     fields = {name: config[name] for name in FIELDS if name in config}
+    if not isinstance(fields.get("sample_size", 0), int):  # none, or a height and a width
+        del fields["sample_size"]
     kinds = {v: k for k, v in DOWN.items()}
     down = list(config.get("down_block_types", [DOWN[True]] * 3 + [DOWN[False]]))
     up = list(config.get("up_block_types", [UP[False]] + [UP[True]] * 3))
