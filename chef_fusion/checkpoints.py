@@ -4,6 +4,7 @@ A pruned file holds the trained arrays alone; a training checkpoint has `module.
 rows of the embeddings. GILL's has a retrieval head besides: it is kept, and not used.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +49,24 @@ def read_arguments(folder: str) -> dict[str, Any]:
     if first and first != list(range(first[0], first[0] + len(first))):
         raise UserError(f"{path}: the ids of the [IMG] tokens, {first}, do not follow one another")
     return {"image_first": first[0], "num_image_tokens": len(first)} if first else {}
+
+
+def write_arguments(folder: str, component: Component) -> None:
+    """model_args.json, which the published code wants beside a checkpoint, as far as the joints tell."""
+    fields = component.architecture
+    tokens = list(range(fields["image_first"], fields["image_first"] + fields["num_image_tokens"]))
+    about = {
+        "n_visual_tokens": fields["num_visual_tokens"],
+        "gen_emb_dim": fields["out_dim"],
+        "text_emb_layers": [-1],
+        "text_fc_mode": MODES[0],
+        "num_tokens": len(tokens),
+        "num_clip_tokens": fields["num_outputs"],
+        "gen_token_idx": tokens,
+        "retrieval_token_idx": tokens,
+    }
+    with open(os.path.join(folder, "model_args.json"), "w", encoding="utf-8") as f:
+        json.dump(about, f, indent=2)
 
 
 def convert(

@@ -7,6 +7,7 @@ and all settings but the kind of sampling go through the same program.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -79,10 +80,11 @@ def sampling(
     Raises:
       UserError: a value out of its range.
     """
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
+    finite = math.isfinite(temperature) and math.isfinite(repetition_penalty)
+    if not finite or temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
         raise UserError(
             f"temperature {temperature} and top_k {top_k} must be at least 0, top_p {top_p} in (0, 1], "
-            f"repetition_penalty {repetition_penalty} above 0"
+            f"repetition_penalty {repetition_penalty} above 0, all of them numbers"
         )
     kinds = temperature == 0, top_k > 0 or top_p < 1, repetition_penalty != 1
     return Sampling(float(temperature), int(top_k), float(top_p), float(repetition_penalty), *kinds)

@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,11 @@ from chef_fusion import model as chef_model
 from chef_fusion.backbones import clip, opt
 from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.decoding import ImageDecision, Sampling
-from chef_fusion.recipe_rdm import condition
+from chef_fusion.recipe_rdm import check_told, condition
 from chef_fusion.tokenization import CaptionTokenizer, LanguageTokenizer
 from rcg import component, json_files
 from rcg import generate as chain
-from rcg.errors import UserError
+from rcg.errors import MismatchWarning, UserError
 from rcg.experiment import compute_options
 
 Array = jax.Array
@@ -136,12 +137,18 @@ def load(
     )
     needs_tokenizers(chef)
     if images and image_decoder == "rcg":
-        chef = dataclasses.replace(chef, rcg=_load_rcg(rcg or source, chef, dtype))
+        painter = _load_rcg(rcg or source, chef, trained_on.get("stable_diffusion"), dtype)
+        chef = dataclasses.replace(chef, rcg=painter)
     return chef
 
 
-def _load_rcg(source: str | Mapping[str, str], chef: Chef, dtype: str) -> chain.RCG:
-    """Raises UserError: no RDM there that is told recipes, or one that is told other states."""
+def _load_rcg(source: str | Mapping[str, str], chef: Chef, text_encoder: str | None, dtype: str) -> chain.RCG:
+    """RCG's networks; warns where the RDM learnt from another image generator's text encoder than this
+    (content hash; None: not known).
+
+    Raises:
+      UserError: no RDM there that is told recipes, or one that is told other states.
+    """
     if isinstance(source, Mapping) and not source.keys() <= chain.KINDS.keys():
         raise UserError("image_decoder=rcg needs the folder of RCG's networks: rcg=<folder>")
     paths = chain.find(source, conditional=True) if isinstance(source, str) else dict(source)
@@ -151,9 +158,15 @@ def _load_rcg(source: str | Mapping[str, str], chef: Chef, dtype: str) -> chain.
             f"{source} holds no RDM that was trained on recipes; train configs/chef_fusion/recipe_rdm.py"
         )
     model = chain.load(paths, dtype=dtype)
-    told, states = model.rdm.module.condition_dim, chef.model.joints.out_dim
-    if told != 2 * states:
-        raise UserError(f"the RDM is told {told} values, but text states of {states} make {2 * states}")
+    check_told(model.rdm.module.condition_dim, chef.model.joints.out_dim)
+    learnt = component.describe(paths["rdm"]).provenance.get("components", {}).get("stable_diffusion")
+    if learnt and text_encoder and learnt != text_encoder:
+        warnings.warn(
+            f"the RDM at {paths['rdm']} was trained on another stable_diffusion ({learnt[:12]}) than the "
+            f"joints ({text_encoder[:12]}): unless their text encoders are the same, expect poor images",
+            MismatchWarning,
+            stacklevel=3,
+        )
     return model
 
 
@@ -234,6 +247,11 @@ def prompt_ids(chef: Chef, prompt: Sequence[Part]) -> list[int | tuple[int, int]
     return ids if begun else [*ids, chef.language.bos]
 
 
+def room(chef: Chef, length: int) -> int:
+    """How many words an answer may have after a prompt of `length` tokens."""
+    return chef.context - length - chef.model.joints.num_image_tokens
+
+
 def begin(
     chef: Chef,
     prompts: Sequence[Sequence[Part]],
@@ -253,7 +271,7 @@ def begin(
         raise UserError("the prompt is empty; give it text or an image")
     rows = [prompt_ids(chef, prompt) for prompt in prompts]
     longest, m = max(map(len, rows)), chef.model.joints.num_image_tokens
-    words = min(max_words, chef.context - longest - m)
+    words = min(max_words, room(chef, longest))
     if words < 1:
         raise UserError(
             f"the prompt has {longest} tokens and an answer needs {m + 1} more, but the language model's "
@@ -261,7 +279,7 @@ def begin(
         )
     T = decoding.bucket(longest, chef.context)
     most = min(words + min(max_images, words) * (m - 1), chef.context - longest)
-    room = decoding.bucket(most, chef.context)
+    more_room = decoding.bucket(most, chef.context)
     k = chef.model.joints.num_visual_tokens
     ids = np.full((len(rows), T), chef.language.pad, np.int32)
     slots = np.full((len(rows), T), -1, np.int32)
@@ -292,7 +310,7 @@ def begin(
         embeddings,
         jnp.asarray(mask),
         jnp.asarray(seen),
-        room=room,
+        room=more_room,
     )
     return state, words, most
 

@@ -10,7 +10,7 @@ import numpy as np
 from chef_fusion import generate, tasks
 from chef_fusion.generate import Chef
 from chef_fusion.kitchen import Dish, partition, picture, read
-from chef_fusion.kitchen.talk import Change, change, wish
+from chef_fusion.kitchen.talk import Change, change, question, wish
 from chef_fusion.kitchen_sets import KitchenRecipes, recipe_of, target_text
 from chef_fusion.metrics import set_scores
 from chef_fusion.scoring import Judge
@@ -45,7 +45,8 @@ def dialogues(
       told: what the joints learnt to stand for, see `recipes.TARGETS`.
 
     Returns:
-      `dialogue_first`: F1 of the first answer's ingredients. `dialogue_recipe`: how often the second answer
+      `dialogue_first`: F1 of the first answer's ingredients. `dialogue_pictured`: how often both answers end
+      in exactly one picture. `dialogue_recipe`: how often the second answer
       names the same dish, not what has gone, what has come, and all ingredients with an F1 of at least 0.8.
       `dialogue_picture`, with a judge: how often a picture came in which it sees the same, with an F1 of at
       least 0.5. `dialogue_both`: both at once. `dialogue_unchanged`: how often the second recipe's
@@ -78,6 +79,8 @@ def dialogues(
     for (dish, _, _), first, second in zip(cases, *written, strict=True):
         found["dialogue_first"].append(set_scores([first[1]], [frozenset(dish.ingredients)])["f1"])
         found["dialogue_unchanged"].append(first[1] == second[1])
+    both_turns = zip(firsts, seconds, strict=True)
+    found["dialogue_pictured"] = [all(map(_ends_in_picture, said)) for said in both_turns]
     true = [(changed.dish.base, frozenset(changed.dish.ingredients)) for changed in wanted]
     of_another = true[1:] + true[:1]
     for name, said in (("", written[1]), ("unchanged_", written[0]), ("random_", of_another)):
@@ -106,6 +109,53 @@ def dialogues(
         for kind, value in zip(kinds, found[column], strict=True):
             found[f"{kind}_{column}"].append(value)
     return {name: {"value": float(np.mean(values)), "samples": len(values)} for name, values in found.items()}
+
+
+def questions(
+    chef: Chef,
+    held_out: KitchenRecipes,
+    key: jax.Array,
+    settings: tasks.Settings,
+    *,
+    samples: int = 64,
+    batch_size: int = 16,
+) -> dict[str, dict[str, Any]]:
+    """Questions about photos of at most `samples` held-out dishes: what it is, what is in it, whether
+    something is.
+
+    Returns:
+      `it2t_right`: how often the answer names the dish, exactly the ingredients, or says yes or no rightly;
+      `random_it2t_right`: the same after the next dish's photo. `it2t_pictureless`: how often no picture
+      came, as none should.
+    """
+    dishes = [held_out.dish(i) for i in range(min(samples, held_out.num_recipes))]
+    size = held_out[0]["image"].shape[0]
+    photos = [picture(dish, size) for dish in dishes]
+    asked = [question(dish, Random(f"question/{i}")) for i, dish in enumerate(dishes)]
+    found: dict[str, list[bool]] = defaultdict(list)
+    for prefix, shown in (("", photos), ("random_", photos[1:] + photos[:1])):
+        talks = [
+            [{"role": "user", "content": [photo, said]}]
+            for photo, (said, _) in zip(shown, asked, strict=True)
+        ]
+        for start in range(0, len(talks), batch_size):
+            part, true = talks[start : start + batch_size], asked[start : start + batch_size]
+            padded = part + part[:1] * (batch_size - len(part))
+            answers = tasks.reply_all(
+                chef, padded, jax.random.fold_in(key, start), task="it2t", settings=settings
+            )
+            for answer, (_, wanted) in zip(answers[: len(part)], true, strict=True):
+                said, names = _words(answer), read(wanted)[1]
+                found[f"{prefix}it2t_right"].append(said == wanted or bool(names) and read(said)[1] == names)
+                if not prefix:
+                    found["it2t_pictureless"].append(_picture(answer) is None)
+    return {name: {"value": float(np.mean(values)), "samples": len(values)} for name, values in found.items()}
+
+
+def _ends_in_picture(answer: dict[str, Any]) -> bool:
+    """With exactly one, which is last."""
+    pictures = [not isinstance(part, str) for part in answer["content"]]
+    return sum(pictures) == 1 and pictures[-1]
 
 
 def _kind(changed: Change) -> str:

@@ -8,6 +8,8 @@ makes of its [IMG] tokens: so it needs no mapper of its own.
 import jax
 import jax.numpy as jnp
 
+from rcg.errors import UserError
+
 Array = jax.Array
 
 
@@ -16,3 +18,13 @@ def condition(states: Array) -> Array:
     seen all of the text."""
     states = states.astype(jnp.float32)
     return jnp.concatenate([states.mean(1), states[:, -1]], axis=-1)
+
+
+def check_told(condition_dim: int, width: int) -> None:
+    """Raises UserError: an RDM that is told vectors of another size than `condition` makes of text states of
+    `width` values."""
+    if condition_dim != 2 * width:
+        raise UserError(
+            f"the RDM is told {condition_dim} values, but text states of {width} make {2 * width}: it needs "
+            "one that configs/chef_fusion/recipe_rdm.py trained on this image generator"
+        )

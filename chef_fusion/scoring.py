@@ -17,7 +17,7 @@ from chef_fusion.generate import Chef
 from rcg.data import DecodeError, decode
 from rcg.errors import UserError
 
-RETRIEVABLE = 4096  # training photos to find the nearest in
+RETRIEVABLE = 2**15  # training photos to find the nearest in
 Judge = Callable[[list[Any]], tuple[Sequence[str], Sequence[frozenset[str]]]]
 
 
@@ -43,18 +43,30 @@ def clip_features(chef: Chef, images: list[Any], batch_size: int = 32) -> tuple[
     return np.concatenate(pooled), np.concatenate(projected)
 
 
-def photos_of(
-    found: RecipeSet, numbers: list[int], keep: Callable[[Any], Any] = lambda photo: photo
-) -> tuple[list[Any], list[int]]:
-    """`keep` of the first photo of each recipe, and whose they are: damaged ones are left out."""
+def photos_of(found: RecipeSet, numbers: Sequence[int]) -> tuple[list[Any], list[int]]:
+    """The first photo of each recipe, and whose they are: damaged ones are left out."""
     images, kept = [], []
     for i in numbers:
         try:
-            images.append(keep(decode(found[found.choose(i, 0.0)]["image"])))
+            images.append(decode(found[found.choose(i, 0.0)]["image"]))
             kept.append(i)
         except (DecodeError, OSError):
             continue
     return images, kept
+
+
+def pooled_of(chef: Chef, found: RecipeSet, numbers: Sequence[int]) -> tuple[np.ndarray, list[int]]:
+    """CLIP's pooled vectors [N, D] of the recipes' first photos, and whose they are; all photos at once would
+    not fit into memory."""
+    parts, owners = [], []
+    for first in range(0, len(numbers), 256):
+        photos, whose = photos_of(found, numbers[first : first + 256])
+        if photos:
+            parts.append(clip_features(chef, photos)[0])
+            owners += whose
+    if not owners:
+        raise UserError("no training recipe has a photo that can be read")
+    return np.concatenate(parts), owners
 
 
 def score(
@@ -88,9 +100,9 @@ def score(
       text is another, of those that it makes of that: what the joints imitate, so all they can reach;
       `rcg_...` of those that RCG makes of the same [IMG] states;
       `random_...` of those that the joints make of another recipe. `*_trained_parameters`: what was trained
-      over the frozen networks, the joints, for RCG also its RDM. `decision_accuracy`: how often a picture
-      comes after a text exactly if it should. Where dishes are of kinds, `*_base_accuracy`; with a judge
-      also of pictures, `real_...` being what the judge itself is worth.
+      over the frozen networks, the joints, for RCG also its RDM; of no samples. `decision_accuracy`: see
+      `decisions`. Where dishes are of kinds, `*_base_accuracy`; with a judge also of pictures, `real_...`
+      being what the judge itself is worth.
     """
     recipes_there = [i for i in range(held_out.num_recipes) if held_out.pictured(i)]
     count = min(samples, len(recipes_there))
@@ -101,7 +113,7 @@ def score(
     references = [recipes.caption(held_out.recipe(i)) for i in numbers]
     bases, wanted = zip(*(held_out.read(text) for text in references), strict=True)
     results: dict[str, float] = {}
-    decided: dict[str, dict[str, Any]] = {}
+    own: dict[str, dict[str, Any]] = {}  # with another number of samples
 
     def put_base(prefix: str, found: Sequence[str | None]) -> None:
         if any(bases):
@@ -127,20 +139,17 @@ def score(
 
     pooled, projected = clip_features(chef, images)
     known = min(RETRIEVABLE, training.num_recipes)
-    # full-size photos of so many would not fit into memory
-    small = functools.partial(generate.to_pixels, chef)
-    theirs, owners = photos_of(training, [i * training.num_recipes // known for i in range(known)], small)
-    closest = metrics.nearest(pooled, clip_features(chef, theirs)[0])
+    theirs, owners = pooled_of(chef, training, [i * training.num_recipes // known for i in range(known)])
+    closest = metrics.nearest(pooled, theirs)
     put("retrieval", [recipes.caption(training.recipe(owners[i])) for i in closest])
     put("random", references[1:] + references[:1])
 
     if painting is not None and chef.sd is not None:
-        texts = [held_out.text(i) for i in numbers]
-        states = np.concatenate([d.states for d in _draw(chef, texts, key, batch_size, True)])
+        states = np.concatenate([d.states for d in _draw(chef, references, key, batch_size, True)])
         made = generate.paint(chef, states, key, **painting)
         trained = parameters(chef.params)
-        results |= {"t2i_trained_parameters": trained, "sd_trained_parameters": 0}
-        results["t2i_images_per_second"] = speed(lambda: generate.paint(chef, states[:8], key, **painting))
+        own["t2i_trained_parameters"], own["sd_trained_parameters"] = {"value": trained}, {"value": 0}
+        own["t2i_images_per_second"] = speed(lambda: generate.paint(chef, states[:8], key, **painting))
         told = {"sd": references, "target": [held_out.target_text(i, target_text) for i in numbers]}
         if told["target"] == references:
             del told["target"]
@@ -154,15 +163,15 @@ def score(
             if name == "t2i":
                 other = float(metrics.cosine(np.roll(features, 1, axis=0), projected).mean())
                 results["random_clip_similarity"] = other
-        decided = decisions(chef, held_out, samples, key, batch_size)
+        own |= decisions(chef, held_out, samples, key, batch_size)
         sides["real"] = images
         if chef.rcg is not None:
             sides["rcg"] = generate.paint_rcg(chef, states, key, **rcg)
             of_rcg = clip_features(chef, list(sides["rcg"]))[1]
             results["rcg_clip_similarity"] = float(metrics.cosine(of_rcg, projected).mean())
             run = functools.partial(generate.paint_rcg, chef, states[:8], key, **rcg)
-            results["rcg_images_per_second"] = speed(run)
-            results["rcg_trained_parameters"] = trained + parameters(chef.rcg.rdm.variables)
+            own["rcg_images_per_second"] = speed(run)
+            own["rcg_trained_parameters"] = {"value": trained + parameters(chef.rcg.rdm.variables)}
         opinions = {name: judge(list(side)) for name, side in sides.items()} if judge else {}
         if opinions:
             opinions["random"] = tuple([*part[1:], part[0]] for part in opinions["t2i"])
@@ -170,7 +179,7 @@ def score(
             put_base(f"{name}_picture", kinds)
             scores = metrics.set_scores(seen, wanted).items()
             results |= {f"{name}_picture_ingredient_{score}": value for score, value in scores}
-    return {name: {"value": value, "samples": len(numbers)} for name, value in results.items()} | decided
+    return {name: {"value": value, "samples": len(numbers)} for name, value in results.items()} | own
 
 
 def parameters(variables: Any) -> int:
@@ -178,12 +187,14 @@ def parameters(variables: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(variables))
 
 
-def speed(run: Callable[[], Sequence[Any]]) -> float:
-    """How many images a second a program makes, compiled."""
-    run()
-    started = time.perf_counter()
-    made = run()
-    return len(made) / (time.perf_counter() - started)
+def speed(run: Callable[[], Sequence[Any]]) -> dict[str, Any]:
+    """How many images a second a program makes, compiled; the median of three runs."""
+    made, seconds = run(), []
+    for _ in range(3):
+        started = time.perf_counter()
+        made = run()
+        seconds.append(time.perf_counter() - started)
+    return {"value": len(made) / float(np.median(seconds)), "samples": len(made)}
 
 
 def _draw(chef: Chef, texts: list[str], key: jax.Array, batch_size: int, force: bool) -> list[generate.Draft]:
@@ -200,8 +211,8 @@ def _draw(chef: Chef, texts: list[str], key: jax.Array, batch_size: int, force: 
 def decisions(
     chef: Chef, held_out: RecipeSet, samples: int, key: jax.Array, batch_size: int = 16
 ) -> dict[str, dict[str, Any]]:
-    """Whether pictures come where they should, after at most `samples` texts of either kind; chance is 1/2
-    where there are both."""
+    """Whether pictures come exactly where they should, after at most `samples` true texts of either kind
+    (`decision_accuracy`); `chance_decision_accuracy` is that of always painting."""
     results, right = {}, []
     for should, name in ((True, "picture_where_wanted"), (False, "picture_where_not")):
         there = [i for i in range(held_out.num_recipes) if held_out.pictured(i) == should]
@@ -212,7 +223,9 @@ def decisions(
         if came:
             results[name] = {"value": float(np.mean(came)), "samples": count}
     accuracy = float(np.mean([np.mean(r) for r in right if r]))
-    return results | {"decision_accuracy": {"value": accuracy, "samples": sum(map(len, right))}}
+    chance, count = 1 / len([r for r in right if r]), sum(map(len, right))
+    results["decision_accuracy"] = {"value": accuracy, "samples": count}
+    return results | {"chance_decision_accuracy": {"value": chance, "samples": count}}
 
 
 def shorten(chef: Chef, text: str) -> str:

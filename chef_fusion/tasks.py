@@ -20,6 +20,7 @@ import jax
 import numpy as np
 
 from chef_fusion import decoding, generate, recipes
+from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.decoding import ImageDecision, Sampling
 from chef_fusion.generate import Chef, Draft, Part
 from rcg.errors import UserError
@@ -209,6 +210,10 @@ def reply_all(
     if (task == "t2i" or settings.pictures == "force") and not chef.rcg:
         generate.needs_images(chef)
     photos = _begun_from(chef, prompts, task, settings) if settings.strength != 1 else []
+    may_paint = decision is not generate.NO_IMAGES and chef.rcg is None and chef.sd is not None
+    if may_paint:  # what is wrong is said before a word is written
+        names = ("scheduler", "steps", "strength", "height", "width")
+        pipeline.check(chef.sd, *(getattr(settings, name) for name in names))
     write_key, paint_key = jax.random.split(key)
     options = {"max_words": settings.max_words, "settings": settings.sampling, "images": decision}
     options["stop"] = ("\n",) if task in ("dialogue", "it2t") else ()

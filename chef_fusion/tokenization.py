@@ -25,12 +25,21 @@ def load(folder: str) -> Any:
         )
     if not os.path.isdir(folder):
         raise UserError(f"no tokenizer at {folder}; convert the network together with its tokenizer files")
+    files = ("tokenizer.json", "vocab.json", "merges.txt")
+    there = [name for name in files if os.path.isfile(os.path.join(folder, name))]
+    if files[0] not in there and len(there) < 2:  # transformers would read a tokenizer of no words
+        raise UserError(
+            f"the tokenizer at {folder} lacks its vocabulary: there must be tokenizer.json, or vocab.json "
+            "and merges.txt"
+        )
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # no PyTorch here is no news
     import transformers
 
     transformers.logging.set_verbosity_error()
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # damaged files make it raise nearly anything
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the tokenizer at {folder} can't be read ({reason})") from error
@@ -41,7 +50,7 @@ def limit(folder: str, positions: int | None) -> None:
     the libraries that read it expect."""
     path = os.path.join(folder, "tokenizer_config.json")
     about = json_files.read(path, "convert it again") if os.path.exists(path) else {}
-    if positions and about.get("model_max_length", 0) > positions:
+    if positions and about and about.get("model_max_length", np.inf) > positions:
         with open(path, "w", encoding="utf-8") as f:
             json.dump(about | {"model_max_length": positions}, f, indent=2)
 

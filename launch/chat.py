@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from chef_fusion import tasks
+from chef_fusion import generate, tasks
 from launch.runtime import answering, cli
 from rcg.errors import UserError
 
@@ -41,12 +41,26 @@ class Conversation:
     def reset(self) -> None:
         self.messages: list[dict[str, Any]] = []
         self.photos: list[Any] = []
+        self.turns = 0
+
+    def _recent(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """What of a conversation leaves room in the model's context for an answer: the last turns."""
+        while len(messages) > 1:
+            prompt = tasks.prompt_of(messages, "dialogue")
+            left = generate.room(self.chef, len(generate.prompt_ids(self.chef, prompt)))
+            if left >= min(self.settings.max_words, self.chef.context // 4):
+                break
+            messages = messages[2:]
+        return messages
 
     def say(self, text: str, write: Any, force: bool = False) -> None:
         """A turn of the user, and the answer to it, written as it comes."""
         content = [*self.photos, text] if text else list(self.photos)
-        messages = [*self.messages, {"role": "user", "content": content}]
-        key = jax.random.fold_in(jax.random.key(self.seed), len(messages))
+        key = jax.random.fold_in(jax.random.key(self.seed), 2 * self.turns + 1)
+        said = [*self.messages, {"role": "user", "content": content}]
+        messages = self._recent(said)
+        if len(messages) < len(said):
+            write("[the conversation is too long: its beginning is forgotten]\n")
         settings = self.settings
         if force:
             settings = dataclasses.replace(settings, pictures="force", max_pictures=1)
@@ -62,7 +76,7 @@ class Conversation:
         task = "" if len(messages) == 1 and not force else "dialogue"
         made = tasks.reply(self.chef, messages, key, task=task, settings=settings, on_text=on_text)
         write("\n")
-        self.messages, self.photos = [*messages, made], []
+        self.messages, self.photos, self.turns = [*messages, made], [], self.turns + 1
         prefix = f"{self.pictures:03d}_"
         _, files = answering.shown(made, self.out, prefix)
         self.pictures += bool(files)

@@ -125,14 +125,24 @@ def import_backbone(kind: str, values: flags.FlagValues, staging: str) -> compon
 
 
 def check_tokenizer(made: component.Component) -> None:
-    """Raises UserError if the tokenizer has more tokens than the network's table."""
+    """Raises UserError if the tokenizer has more tokens than the network's table, or other special ones."""
     fields = made.architecture
     text = fields.get("text_encoder", fields).get("text") or fields
-    rows, known = text.get("vocab_size"), len(tokenization.load(made.tokenizer))
+    words = tokenization.load(made.tokenizer)
+    rows, known = text.get("vocab_size"), len(words)
     if rows is not None and known > rows:
         raise UserError(
             f"the tokenizer has {known} tokens, but the network's embedding {rows} rows; give another"
         )
+    if made.kind != "opt":
+        return
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        wanted, own = made.provenance.get("config", {}).get(name), getattr(words, name)
+        if wanted is not None and own != wanted:
+            raise UserError(
+                f"the tokenizer's {name} is {own}, but {wanted} in the network's config.json: it is another "
+                "network's; give this one's"
+            )
 
 
 def import_joints(values: flags.FlagValues) -> component.Component:
@@ -158,15 +168,19 @@ def export_file(values: flags.FlagValues, out: str) -> int:
             fields = made.architecture.get("text_encoder", made.architecture)
             tokenization.limit(inside, (fields.get("text") or fields).get("max_position_embeddings"))
         return count
-    if not out.endswith(".safetensors"):
+    pickled = made.kind == "chef_fusion" and out.endswith(weight_files.PICKLES)
+    if not out.endswith(".safetensors") and not pickled:
         raise UserError(f"--out={out}: the published layout is written as a .safetensors file")
     frozen = {
         kind: component.load(values[name].value, kind) for name, kind in FROZEN.items() if values[name].value
     }
     arrays = checkpoints.publish(made) if made.kind == "chef_fusion" else published.publish(made, frozen)
     arrays = {values.add_prefix + name: array for name, array in arrays.items()}
-    os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+    folder = os.path.dirname(os.path.abspath(out))
+    os.makedirs(folder, exist_ok=True)
     weight_files.write(out, arrays, {"kind": made.kind, "content_hash": made.content_hash})
+    if pickled:
+        checkpoints.write_arguments(folder, made)
     return len(arrays)
 
 
@@ -177,7 +191,11 @@ def main(argv: list[str]) -> int:
 
         text("kind", None, ", ".join((*published.CODE, "chef_fusion", *backbones.KINDS)))
         text("source", None, "file or folder of weights, or its place on the hub; with --export: a component")
-        text("out", None, "the component's folder; with --export: a .safetensors file, or a folder")
+        text(
+            "out",
+            None,
+            "the component's folder; with --export: a .safetensors file (joints: or .pth.tar), or a folder",
+        )
         text("text_tokenizer", "", "folder of the tokenizer that goes with opt, clip or stable_diffusion")
         text("architecture", "", "fields that shapes do not tell: num_heads=4,decoder_num_heads=2")
         text("strip_prefix", "", "what to take off the beginning of every name")

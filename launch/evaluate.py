@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -85,11 +86,17 @@ def write_results(
         merged = {name: r for name, r in read_results(workdir).items() if not replaced(name, r)}
         staging = path + ".incomplete"
         with open(staging, "w") as f:
-            json.dump(merged | results, f, indent=2)
+            json.dump(merged | {name: _finite(result) for name, result in results.items()}, f, indent=2)
         os.replace(staging, path)
     finally:
         os.close(folder)
     return path
+
+
+def _finite(result: dict) -> dict:
+    """JSON has no words for what is no number: as text."""
+    value = result.get("value")
+    return result | {"value": str(value)} if isinstance(value, float) and not math.isfinite(value) else result
 
 
 def read_results(workdir: str) -> dict[str, dict]:

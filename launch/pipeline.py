@@ -8,6 +8,7 @@ half of the CPU cores, the last on all. --set=lm.total_steps=500 sets a field of
 """
 
 import ast
+import contextlib
 import fcntl
 import glob
 import json
@@ -15,7 +16,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -60,32 +61,53 @@ class Record:
     def __init__(self, workdir: str, config: ConfigDict):
         self.path = os.path.join(workdir, "pipeline.json")
         self.order = (*config.order, "samples")
-        self.stages = self.read()
+        self.stages, self.unfinished = self.read()
         self.about = {k: config[k] for k in ("name", "title", "description")}
         self.hardware = hardware()
 
-    def read(self) -> dict[str, dict[str, Any]]:
+    def read(self) -> tuple[dict[str, dict[str, Any]], dict[str, list[list[float]]]]:
+        """The stages that ended, and of those that did not since when: name -> [began, ended], of which the
+        last may not be over."""
         if not os.path.exists(self.path):
-            return {}
+            return {}, {}
         kept = json_files.read(self.path, "take it away: all stages are then looked at again")
-        return {stage["name"]: stage for stage in kept.get("stages", [])}
+        return {stage["name"]: stage for stage in kept.get("stages", [])}, kept.get("unfinished", {})
+
+    @contextlib.contextmanager
+    def changed(self) -> Iterator[None]:
+        """What is done to the stages inside is written, beside what others did."""
+        with open(self.path + ".lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.stages, self.unfinished = self.read()
+            yield
+            self.write()
+
+    def begin(self, name: str, folder: str) -> None:
+        """A training begins, so that its time counts though it be killed: until the last line of its metrics
+        (in `folder`)."""
+        path = os.path.join(folder, "metrics", "metrics.jsonl")
+        with self.changed():
+            spans = self.unfinished.get(name, [])
+            if spans:
+                last = os.path.getmtime(path) if os.path.exists(path) else 0.0
+                spans[-1][1] = max(last, spans[-1][0])
+            self.unfinished[name] = [*spans, [time.time()] * 2]
 
     def done(self, name: str, inputs: Any) -> bool:
         return self.stages.get(name, {}).get("inputs") == inputs
 
     def add(self, name: str, inputs: Any, seconds: float, **about: Any) -> None:
-        with open(self.path + ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self.stages = self.read()
+        with self.changed():
             before = self.stages.get(name, {})
-            spans = [[time.time() - seconds, time.time()]]
+            killed = self.unfinished.pop(name, [])[:-1]
+            spans = [*killed, [time.time() - seconds, time.time()]]
+            seconds += sum(ended - began for began, ended in killed)
             if about.pop("goes_on", False):
                 seconds += before.get("seconds", 0.0)
                 spans = before.get("spans", []) + spans
             about |= {"name": name, "inputs": inputs, "seconds": seconds, "hardware": self.hardware}
             about["spans"] = spans
             self.stages[name] = about
-            self.write()
 
     def place(self, stage: dict[str, Any]) -> int:
         """Where a stage stands among all; the last for one that is no more in the config."""
@@ -95,7 +117,7 @@ class Record:
     def write(self) -> None:
         with open(self.path + ".incomplete", "w") as f:
             stages = sorted(self.stages.values(), key=self.place)
-            json.dump(self.about | {"stages": stages}, f, indent=2)
+            json.dump(self.about | {"stages": stages, "unfinished": self.unfinished}, f, indent=2)
         os.replace(self.path + ".incomplete", self.path)
 
 
@@ -182,6 +204,8 @@ def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Reco
     started = time.perf_counter()
     complete = os.path.exists(os.path.join(folder, "component"))
     begun = bool(glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")))
+    if not (complete and name in record.stages):
+        record.begin(name, folder)
     code = train(config, folder)
     made = component.describe(os.path.join(folder, "component")) if code == 0 else None
     if not (complete and record.done(name, made.content_hash)):

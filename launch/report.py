@@ -104,6 +104,11 @@ MEANINGS = (
     (r"base_accuracy", "how often it is the right kind of dish", "higher"),
     (r"clip_similarity", "how much a picture is like the real one, by CLIP", "higher"),
     (r"decision|picture_where", "whether a picture comes after a text", ""),
+    (
+        r"it2t",
+        "whether the answer to a question about a photo is right, or comes without a picture",
+        "higher",
+    ),
     (r"dialogue", "whether an answer is what was asked for", "higher"),
     (r"images_per_second", "pictures made in a second", "higher"),
     (r"token_accuracy", "how often the next word is guessed", "higher"),
@@ -352,7 +357,8 @@ def how(run: Run) -> str:
             text = MAGE_TOLD.get(config.get("model", {}).get("conditioning", ""), text)
         title = title_of(stage)
         name = f"{role}: {title}" if role and role.lower() not in title.lower() else title
-        items += f'<li><h3>{escape(name)}</h3><p class="quiet">{size(run, stage)}</p><p>{text}</p></li>'
+        about = "<br>".join(filter(None, (size(run, stage), learnt_from(config))))
+        items += f'<li><h3>{escape(name)}</h3><p class="quiet">{about}</p><p>{text}</p></li>'
     lead = (
         "A picture is hard to make up at once. So one network learns to describe pictures, a second one "
         "to make up descriptions, and a third to paint a picture for a description. No labels are needed."
@@ -360,6 +366,20 @@ def how(run: Run) -> str:
         else "The networks this run trained, in order."
     )
     return section("how", "What happened", lead, lanes + (f'<ol class="steps">{items}</ol>' if items else ""))
+
+
+def learnt_from(config: Json) -> str:
+    """A stage's data, and the networks it stands on."""
+    data = config.get("data") or {}
+    parts = [f"data: {data['source']}"] if data.get("source") else []
+    if data.get("path"):
+        parts.append(os.path.basename(str(data["path"]).rstrip("/")))
+    if data.get("num_records"):
+        parts.append(f"{data['num_records']:,} records")
+    given = [name.replace("_", " ") for name, path in (config.get("components") or {}).items() if path]
+    if given:
+        parts.append(f"with {', '.join(given)}")
+    return escape(" · ".join(parts))
 
 
 def size(run: Run, stage: Json) -> str:
@@ -418,8 +438,9 @@ def chef(run: Run) -> str:
     for stage in run.trained:
         folder = str(stage.get("dir", ""))
         if stage.get("experiment") == "chef_fusion.joints":
-            results = read_json(run.path(folder), "results.json") or {}
-            body += chef_report.tables(results, os.path.join(folder, "results.json"))
+            results = read_json(run.path(folder), "results.json")
+            if isinstance(results, dict):
+                body += chef_report.tables(results, os.path.join(folder, "results.json"))
     for stage in run.stages:
         if stage.get("kind") == "sample":
             body += chef_report.gallery(run.path(str(stage.get("dir", ""))), figure)

@@ -25,7 +25,6 @@ import os
 import re
 import sys
 import time
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -76,16 +75,6 @@ def component_paths(values: flags.FlagValues, task: str) -> dict[str, str]:
     if not found and not named:
         raise UserError("--workdir=<a pipeline's folder> is needed, or --components.<name>=<path> for each")
     return found | named
-
-
-def load(paths: dict[str, str], dtype: str) -> chain.RCG:
-    """`rcg.load`, its warnings as lines on stderr."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", chain.MismatchWarning)
-        model = chain.load(paths, dtype=dtype)
-    for warning in caught:
-        print(f"warning: {warning.message}", file=sys.stderr)
-    return model
 
 
 def labels_for(model: chain.RCG, asked: list[str], num: int) -> np.ndarray:
@@ -243,7 +232,7 @@ def main(argv: list[str]) -> int:
     paths = component_paths(values, task)
     if values.workdir:
         use_compilation_cache(ConfigDict({"compilation_cache": ""}), os.path.join(values.workdir, task))
-    model = load(paths, values.dtype)
+    model = chain.load(paths, dtype=values.dtype)
     started = time.perf_counter()
     batches, front, columns = sample(model, task, values)
     count = sum(processes.gather(write(out, batches)))

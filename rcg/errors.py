@@ -1,4 +1,4 @@
-"""The one error a person can do something about."""
+"""What a person can do something about."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,7 @@ class UserError(ValueError):
     Commands print it to stderr without a traceback and exit with status 2; library callers catch it
     as a `ValueError`.
     """
+
+
+class MismatchWarning(UserWarning):
+    """A network was trained on another one than the one it is used with: it runs, maybe to little use."""

@@ -24,7 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rcg import component, encoders, rdm
 from rcg.component import Component
-from rcg.errors import UserError
+from rcg.errors import MismatchWarning, UserError
 from rcg.experiment import compute_options, to_unit
 from rcg.pixel import mage
 
@@ -32,10 +32,6 @@ Array = jax.Array
 KINDS = {"encoder": "rcg.encoder", "tokenizer": "rcg.vqgan", "rdm": "rcg.rdm", "mage": "rcg.mage"}
 CODE = {"encoder": "rcg.encoders", "tokenizer": "rcg.pixel.vqgan", "rdm": "rcg.rdm", "mage": "rcg.pixel.mage"}
 BATCH = 64  # at most this many images in one program, unless asked
-
-
-class MismatchWarning(UserWarning):
-    """A component was trained on another one than the one loaded with it."""
 
 
 class Network(NamedTuple):
@@ -152,15 +148,24 @@ def _check_fit(model: RCG, loaded: Mapping[str, Component]) -> None:
     for name, field, ours, other, theirs in pairs:
         if ours != theirs:
             raise UserError(f"{name} has {field} {ours}, but {other} {theirs}: they do not belong together")
+    check_origins(loaded, stacklevel=4)
+
+
+def check_origins(loaded: Mapping[str, Component], stacklevel: int = 2) -> None:
+    """Warns (`MismatchWarning`) of a component that was trained on another one than the one of that name, or
+    than the rest was, where that one itself is not loaded."""
+    known = {name: ("this one", about.content_hash) for name, about in loaded.items()}
     for name, about in loaded.items():
         for other, digest in about.provenance.get("components", {}).items():
-            # MAGE is only measured with an RDM: it trains on none
-            if other in loaded and other != "rdm" and loaded[other].content_hash != digest:
+            if other == "rdm":  # MAGE is only measured with it
+                continue
+            who, wanted = known.setdefault(other, (f"{name} was", digest))
+            if digest != wanted:
                 warnings.warn(
-                    f"{name} was trained on another {other} ({digest[:12]}) than this one "
-                    f"({loaded[other].content_hash[:12]}): train it again, or expect poor images",
+                    f"{name} was trained on another {other} ({digest[:12]}) than {who} ({wanted[:12]}): "
+                    "train it again, or expect poor images",
                     MismatchWarning,
-                    stacklevel=3,
+                    stacklevel=stacklevel,
                 )
 
 

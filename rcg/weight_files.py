@@ -76,13 +76,24 @@ def _numpy(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
-def _read_pickle(path: str) -> dict[str, np.ndarray]:
+def _torch(path: str) -> Any:
     try:
         import torch
     except ImportError as error:
-        raise UserError(
-            f"reading {path} needs PyTorch: install the torch extra (pip install torch)"
-        ) from error
+        raise UserError(f"{path} needs PyTorch: install the torch extra (pip install torch)") from error
+    return torch
+
+
+def _tensor(array: np.ndarray) -> Any:
+    import torch
+
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(np.array(array).view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(np.array(array))
+
+
+def _read_pickle(path: str) -> dict[str, np.ndarray]:
+    torch = _torch(path)
     options = {"map_location": "cpu", "weights_only": True}
     # the official trainers save their command line along with the weights
     with torch.serialization.safe_globals([argparse.Namespace]):
@@ -106,8 +117,8 @@ def _read_pickle(path: str) -> dict[str, np.ndarray]:
     def is_tensor(value: Any) -> bool:
         return isinstance(value, torch.Tensor)
 
-    if isinstance(held, dict) and not any(map(is_tensor, held.values())):
-        held = next((held[name] for name in CONTAINERS if isinstance(held.get(name), dict)), {})
+    if isinstance(held, dict):  # beside its state_dict a checkpoint may hold its best accuracy as a tensor
+        held = next((held[name] for name in CONTAINERS if isinstance(held.get(name), dict)), held)
     tensors = {str(k): v for k, v in held.items() if is_tensor(v)} if isinstance(held, dict) else {}
     if not tensors:
         names = ", ".join(CONTAINERS)
@@ -136,9 +147,15 @@ def read(path: str) -> Mapping[str, np.ndarray]:
 
 
 def write(path: str, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a safetensors file, whole or not at all."""
+    """Writes a safetensors file, or by its name a PyTorch pickle of a "state_dict" (without the metadata);
+    whole or not at all."""
     staging = path + ".incomplete"
-    save_file(dict(arrays), staging, metadata=dict(metadata or {}))
+    if path.endswith(PICKLES):
+        torch = _torch(path)
+        held = {name: _tensor(np.asarray(array)) for name, array in arrays.items()}
+        torch.save({"state_dict": held}, staging)
+    else:
+        save_file(dict(arrays), staging, metadata=dict(metadata or {}))
     os.replace(staging, path)
 
 

@@ -16,6 +16,7 @@ from chef_fusion.backbones.stable_diffusion import pipeline
 from chef_fusion.data import Texts, recipe_dataset
 from chef_fusion.kitchen_sets import KitchenRecipes
 from chef_fusion.model import CHOICES, Recipe
+from chef_fusion.recipe_rdm import check_told
 from rcg import generate as chain
 from rcg import rdm
 from rcg.component import Component
@@ -44,6 +45,10 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
         raise UserError("RCG paints with all of components.rdm, mage and tokenizer, or is left out")
     options, method = compute_options(config.compute), config.method
     architecture = resolve(config.model.to_dict(), components)
+    if "rdm" in components:
+        check_told(components["rdm"].architecture.get("condition_dim", 0), architecture["out_dim"])
+    by_name = {name: components[name] for name in (*RCG_KINDS, "stable_diffusion") if name in components}
+    chain.check_origins(by_name, stacklevel=3)
     chef = generate.assemble(components, architecture, None, None, options)
     model, sd = chef.model, chef.sd
     recipe = Recipe(**{name: method[name] for name in Recipe._fields})
@@ -70,8 +75,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             f"config.data.image_size is {config.data.image_size}, but the vision tower sees {size} px; set "
             "it to that"
         )
-    if recipe.concat_captions and config.batch_size % 2:
-        raise UserError(f"config.method.concat_captions needs an even batch_size, not {config.batch_size}")
+    at_once = config.batch_size // config.optimizer.accumulation_steps
+    if recipe.concat_captions and at_once % 2:
+        raise UserError(
+            f"config.method.concat_captions needs an even batch_size / accumulation_steps, not {at_once}"
+        )
     if recipe.concat_captions and jax.default_backend() == "cpu" and jax.device_count() > 1:
         # its conditional has collectives in it, on which XLA's CPU devices may wait for ever
         raise UserError("config.method.concat_captions can't run on several CPU devices; use one")
@@ -193,16 +201,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
             )
             if isinstance(held_out, KitchenRecipes):
                 settings = tasks.Settings(max_words=method.eval_words, **painting(method))
-                by_itself = dataclasses.replace(asked, rcg=None)
+                asking = dataclasses.replace(asked, rcg=None), held_out, rng, settings
                 results |= kitchen_scores.dialogues(
-                    by_itself,
-                    held_out,
-                    rng,
-                    settings,
-                    samples=method.eval_samples,
-                    judge=opinions,
-                    told=config.data.target_text,
+                    *asking, samples=method.eval_samples, judge=opinions, told=config.data.target_text
                 )
+                results |= kitchen_scores.questions(*asking, samples=method.eval_samples)
         return results
 
     def painter(frozen):

@@ -28,6 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     old, c.data = c.data, recipes(image_size=c.data.image_size)
     c.data.max_eval_records = old.max_eval_records
     c.data.target_text = "visible"
+    c.ema.params = ".*"  # what reads the recipe is trained here, too
     if arg.variant == "kitchen" or arg.runlocal:
         c.data.update(source="recipes_kitchen", augment="none", num_records=old.num_records, menu=old.menu)
     return c

@@ -19,7 +19,7 @@ TABLES = (
         "The paper's Table 1.",
         {
             "i2t": "ChefFusion",
-            "retrieval": "recipe of the nearest training photo (of 4,096 at most)",
+            "retrieval": "recipe of the nearest training photo (of 32,768 at most)",
             "random": "another held-out recipe, or the same after another's photo",
         },
         {
@@ -59,12 +59,16 @@ TABLES = (
             "swaps": 'of these, "... instead of ..."',
             "additions": 'of these, "add ..."',
             "unchanged": "its first answer, given again",
-            "random": "the true recipe and real picture of another",
+            "random": "the true recipe and real picture of another; a question about another's photo",
+            "chance": "always a picture",
             "true": "the true recipe and its real picture",
             "target": "Stable Diffusion, told what it learnt from of the true recipe",
         },
         {
             "decision_accuracy": "decision for a picture",
+            "dialogue_pictured": "answers end in one",
+            "it2t_pictureless": "answers about a photo without one",
+            "it2t_right": "answer about a photo right",
             "dialogue_first": "first recipe's F1",
             "dialogue_recipe": "second recipe right",
             "dialogue_picture": "second picture right",
@@ -73,6 +77,7 @@ TABLES = (
     ),
 )
 PARTS = ("omissions", "swaps", "additions")  # rows of some of the dishes
+OF_OTHERS = ("perplexity", "images_per_second")  # columns of another number of dishes
 # beginning of a column's name -> what is said besides where there is such a column
 NOTES = {
     "sacrebleu": 'ROUGE-2 is the F-measure, without stemming; "as published" is the figure of the '
@@ -80,7 +85,8 @@ NOTES = {
     "perplexity": "Perplexity is that of all true texts, after their photo and after another's.",
     "picture_": "What is seen in a picture is the word of a classifier that was trained on real pictures "
     "alone; the real pictures' row is what that word is worth.",
-    "decision_": "Where all texts should end in a picture, one that always paints has 1.",
+    "decision_": "The decision is looked at after true texts; beside it, whether both of a conversation's "
+    "own answers end in exactly one picture, and whether none follows a question about a photo.",
     "dialogue_": "And whether a second wish changes what is written and painted.",
 }
 
@@ -114,7 +120,7 @@ def _tables(results: Mapping[str, Any], where: str) -> str:
         if lines:
             notes = (note for start, note in NOTES.items() if any(c.startswith(start) for c in shown))
             lead = " ".join([lead, *notes])
-            whole = [r for (prefix, c), r in held.items() if prefix not in PARTS and c != "perplexity"]
+            whole = [r for (prefix, c), r in held.items() if prefix not in PARTS and c not in OF_OTHERS]
             head = "".join(f'<th class="n">{escape(columns[c])}</th>' for c in shown)
             body += (
                 f'<h3>{escape(title + where)}</h3><p class="quiet">{escape(lead)}</p><table><thead><tr>'
@@ -126,7 +132,7 @@ def _tables(results: Mapping[str, Any], where: str) -> str:
 
 def _cell(result: Any, label: str) -> str:
     value = result.get("value") if isinstance(result, dict) else None
-    text = "–" if value is None else short(value)
+    text = "–" if value is None else value if isinstance(value, str) else short(value)
     return f'<td class="n value" data-label="{escape(label, quote=True)}" title="{value}">{text}</td>'
 
 
@@ -146,18 +152,25 @@ def gallery(folder: str, figure: Figure) -> str:
     def at(name: str) -> str:
         return os.path.join(folder, name)
 
+    def those(name: str, *keys: str) -> list[Json]:
+        """What has all that is shown of it."""
+        found = made.get(name) if isinstance(made, dict) else None
+        whole = [one for one in found or () if isinstance(one, dict)]
+        return [one for one in whole if set(keys) <= one.keys()]
+
     photos = "".join(
         f'<div class="told">{figure(at(one["photo"]), "")}<div><h4>Written</h4>{_recipe(one["written"])}'
         f"</div><div><h4>True</h4>{_recipe(one['true'])}</div></div>"
-        for one in made.get("photos", ())
+        for one in those("photos", "photo", "written", "true")
     )
     pictures = "".join(
         f'<div class="painted"><p>{escape(_short(one["text"]))}</p><div class="row">'
         + "".join(figure(at(file), name) for name, file in one["images"].items())
         + "</div></div>"
-        for one in made.get("pictures", ())
+        for one in those("pictures", "text", "images")
     )
-    talks = "".join(_talk(talk, at, figure) for talk in made.get("dialogues", ()))
+    talks = made.get("dialogues", ()) if isinstance(made, dict) else ()
+    talks = "".join(_talk(talk, at, figure) for talk in talks)
     parts = {"From a photo to a recipe": photos, "From a recipe to pictures": pictures, "Talking": talks}
     return "".join(f"<h3>{title}</h3>{body}" for title, body in parts.items() if body)
 

@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -17,7 +18,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from rcg.errors import UserError
+from rcg.errors import MismatchWarning, UserError
 
 STOPPED = 143
 
@@ -35,6 +36,7 @@ class RunError(RuntimeError):
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs a command's `main(argv)` and exits with its status."""
     absl_logging.set_verbosity(absl_logging.ERROR)  # orbax tells every file it touches
+    warnings.showwarning = _show(warnings.showwarning)
     try:
         code = main(sys.argv) or 0
     except UserError as error:
@@ -42,6 +44,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         code = 2
     except RunError as error:
         print(f"failed: {error}", file=sys.stderr)
+        code = 1
+    except OSError as error:  # a folder that may not be written, a full disk, a file in a folder's place
+        if not error.filename or not error.strerror:
+            raise
+        print(f"failed: {error.filename}: {error.strerror}", file=sys.stderr)
         code = 1
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized():
@@ -60,6 +67,18 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     # a run of several processes that ends early must not wait for the others to end well
     alone = not jax.distributed.is_initialized()
     os._exit(code) if code == STOPPED or (code and not alone) else sys.exit(code)
+
+
+def _show(otherwise: Callable[..., None]) -> Callable[..., None]:
+    """Shows our own warnings as one line, the others as before."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, MismatchWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            otherwise(message, category, *where, **more)
+
+    return show
 
 
 def parse(argv: Sequence[str], define: Callable[[flags.FlagValues], Any], usage: str) -> flags.FlagValues:

@@ -19,6 +19,7 @@ import rcg
 from chef_fusion import generate, judge, recipes, scoring, tasks
 from chef_fusion.decoding import ImageDecision
 from chef_fusion.experiments.joints import painting, rcg_painting
+from chef_fusion.kitchen import partition
 from chef_fusion.kitchen.talk import change, wish
 from chef_fusion.kitchen_sets import KitchenRecipes
 from launch.runtime import registry
@@ -123,7 +124,8 @@ def _conversation(
     chef: generate.Chef, dish: Any, r: Random, key: jax.Array, settings: tasks.Settings
 ) -> list[dict[str, Any]]:
     """A dish is asked for, then changed."""
-    changed = change(dish, r)
+    own = partition(dish)
+    changed = change(dish, r, lambda other: partition(other) == own)
     messages: list[dict[str, Any]] = []
     for said in [wish(dish, r), *([changed.said] if changed else [])]:
         messages.append({"role": "user", "content": [said]})

@@ -150,6 +150,11 @@ def test_the_recipes(recipe):
         ({"data.image_size": 64}, "the vision tower sees 16 px"),
         ({"method.image_loss": "cosine"}, "is not one of distance, squared"),
         ({"model.image_first": 300}, r"\[IMG0\] is number 300"),
+        (
+            {"method.concat_captions": 1.0, "batch_size": 6, "optimizer.accumulation_steps": 2}
+            | {"mesh.fsdp": 1, "mesh.tensor": 8},
+            "an even batch_size / accumulation_steps, not 3",
+        ),
         ({"components.judge": "vision"}, "config.components.judge is of kind clip, not chef_fusion.judge"),
         ({"components.mage": "vision"}, "config.components.mage is of kind clip, not rcg.mage"),
     ],

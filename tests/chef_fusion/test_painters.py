@@ -2,21 +2,26 @@
 
 import functools
 import json
+import shutil
+import warnings
+from random import Random
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from chef_fusion import generate, judge, kitchen_scores, tasks
+from chef_fusion import generate, judge, kitchen_scores, kitchen_sets, tasks
 from chef_fusion import model as chef
+from chef_fusion.kitchen import partition
+from chef_fusion.kitchen.talk import change
 from configs.chef_fusion import judge as judge_config
 from configs.chef_fusion import recipe_rdm as rdm_config
 from launch import evaluate, report, sample
 from launch.runtime import chef_report, gallery
 from launch.train import train
-from rcg import component
-from rcg.errors import UserError
+from rcg import component, rdm
+from rcg.errors import MismatchWarning, UserError
 from tests.chef_fusion import tiny_kitchen
 from tests.chef_fusion.test_joints import joints, kitchen
 from tests.rcg import tiny_chain
@@ -72,7 +77,7 @@ def test_the_judge_learns(folder):
     assert set(bases) <= set(module.bases) and all(n <= set(module.ingredients) for n in names)
 
 
-def test_rcg_paints_for_the_chef(folder, tmp_path):
+def test_rcg_paints_for_the_chef(folder, tmp_path, monkeypatch):
     assert lines(folder / "recipe_rdm")[-1]["loss"] < lines(folder / "recipe_rdm")[0]["loss"]
     evaluate.main(["evaluate", f"--workdir={folder / 'recipe_rdm'}"])
     results = json.loads((folder / "recipe_rdm/results.json").read_text())
@@ -87,7 +92,48 @@ def test_rcg_paints_for_the_chef(folder, tmp_path):
         for seed in (0, 0, 1)
     )
     assert one.dtype == np.uint8 and one.shape == (8, 8, 3)
-    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    # what it is told counts, though not for pictures after so little training: weights at random show it
+    told = generate.text_states(generate.load(paths), ["soup: noodles", "pizza: basil, ham, olives"])
+    heard = []
+    with monkeypatch.context() as patched:
+        watched = lambda model, key, conditions, **unused: heard.append(conditions) or jnp.zeros(1)  # noqa: E731
+        patched.setattr(generate.chain, "generate_from", watched)
+        generate.paint_rcg(loaded, None, jax.random.key(0), embeddings=told)
+    rng, module = np.random.default_rng(0), loaded.rcg.rdm.module
+    variables = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape), loaded.rcg.rdm.variables)
+    conditions = np.asarray(heard[0])
+    made, same = (
+        rdm.sample(module, variables, jax.random.key(0), 2, labels=c, steps=5)
+        for c in (conditions, conditions[[0, 0]])
+    )
+    np.testing.assert_allclose(made[0], same[0], atol=1e-5)
+    assert np.abs(made[1] - same[1]).max() > 1e-3
+
+    def learnt_from(of, place, other, digest):
+        """A copy of a component that says which other one it was trained on."""
+        copied = tmp_path / f"{of}_{digest[0]}"
+        shutil.copytree(place, copied)
+        about = json.loads((copied / "component.json").read_text())
+        about["provenance"] = {"components": {other: digest}}
+        (copied / "component.json").write_text(json.dumps(about))
+        return str(copied)
+
+    places = {"rdm": folder / "recipe_rdm/component", "mage": folder / "mage/component"}
+    for who, place, other in (
+        ("mage", places["mage"], "encoder"),
+        ("joints", paths["joints"], "stable_diffusion"),
+    ):
+        for digest in ("0" * 64, "1" * 64):
+            strange = learnt_from(who, place, other, digest)
+            painter = {name: str(path) for name, path in places.items()} | {who: strange}
+            painter["rdm"] = learnt_from(f"rdm_for_{who}_{digest[0]}", places["rdm"], other, "0" * 64)
+            painter["tokenizer"] = str(folder / "tokenizer/component")
+            joined = paths | {"joints": painter.pop("joints", paths["joints"])}
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", MismatchWarning)
+                generate.load(joined, image_decoder="rcg", rcg=painter)
+            told = [str(w.message) for w in caught if w.category is MismatchWarning]
+            assert len(told) == (digest[0] == "1") and all(f"trained on another {other}" in t for t in told)
     with pytest.raises(UserError, match="load with image_decoder=rcg"):
         generate.paint_rcg(generate.load(paths, images=False), np.zeros((1, 3, 16)), jax.random.key(0))
     plain = tiny_chain.build(tmp_path / "plain")
@@ -141,6 +187,9 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
     for name in ("unchanged_dialogue_both", "random_dialogue_both", *of_pictures):
         assert 0 <= results[name]["value"] <= 1
     assert results["decision_accuracy"]["samples"] == 8
+    assert results["chance_decision_accuracy"]["value"] == 0.5
+    for name in ("it2t_right", "random_it2t_right", "it2t_pictureless", "dialogue_pictured"):
+        assert 0 <= results[name]["value"] <= 1 and results[name]["samples"] == 4
     assert results["rcg_images_per_second"]["value"] > 0
     trained = {name: results[f"{name}_trained_parameters"]["value"] for name in ("sd", "t2i", "rcg")}
     assert trained["sd"] == 0 < trained["t2i"] < trained["rcg"]
@@ -164,6 +213,14 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
     }
     files = [file for one in made["pictures"] for file in one["images"].values()]
     assert all((tmp_path / "gallery" / file).exists() for file in files)
+    held_out = kitchen_sets.open_recipes(c.data, "eval")
+    asked = {message["text"] for talk in made["dialogues"] for message in talk[2:3]}
+    for i in range(held_out.num_recipes):  # a second wish stays among the dishes that were held out
+        dish = held_out.dish(i)
+        own = partition(dish)
+        changed = change(dish, Random(f"gallery/{i}"), lambda d, own=own: partition(d) == own)
+        asked -= {changed.said} if changed else set()
+    assert not asked
     assert len(talking) > 2 and all(rcg is None for rcg in talking)
     page = chef_report.gallery(str(tmp_path / "gallery"), report.figure)
     assert page.count("data:image/png") >= 2 + 2 * 4 and "Talking" in page

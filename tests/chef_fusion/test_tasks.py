@@ -99,10 +99,15 @@ def test_a_text_that_was_cut_off_is_not_complete(chef):
     assert made["complete"]  # the picture is all that was asked for
     written = generate.write(chef, [["Soup"]], KEY, max_words=3)[0]
     assert len(written.ids) == 3 and not written.complete
-    stop = chef.language.text(written.ids[1:2])
-    if len(chef.language.ids(stop)) == 1 and written.ids[0] != written.ids[1]:
-        stopped = generate.write(chef, [["Soup"]], KEY, max_words=3, stop=[stop])[0]
-        assert len(stopped.ids) == 2 and stopped.complete
+    # greedy, so the same words until the first that stops
+    written = generate.write(chef, [["Soup"]], KEY, max_words=12)[0]
+    ids = list(written.ids)
+    again = [i for i in sorted(set(ids)) if chef.language.ids(chef.language.text([i])) == [i]]
+    assert again
+    for token in again:
+        stop = [chef.language.text([token])]
+        stopped = generate.write(chef, [["Soup"]], KEY, max_words=12, stop=stop)[0]
+        assert list(stopped.ids) == ids[: ids.index(token) + 1] and stopped.complete
 
 
 def test_several_pictures_have_room(chef):

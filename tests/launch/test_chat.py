@@ -60,9 +60,15 @@ def test_sample_writes_the_answer(flags, photo, tmp_path, capsys):
         (["--task=t2t", "--prompt=x", "--seed=-1"], "seed"),
         (["--task=t2i", "--prompt=x", "--scheduler=magic"], 'scheduler "magic" is not one of pndm'),
         (["--task=t2i", "--prompt=x", "--height=17"], "must be multiples of 4"),
+        (["--task=t2i", "--prompt=x", "--steps=5000"], "5000"),
+        (["--task=t2t", "--prompt=x", "--temperature=nan"], "all of them numbers"),
     ],
 )
-def test_mistakes_are_one_line(flags, tmp_path, given, message):
+def test_mistakes_are_one_line(flags, tmp_path, monkeypatch, given, message):
+    def write(*unused, **unused_too):
+        raise AssertionError("this must be told before a word is written")
+
+    monkeypatch.setattr("chef_fusion.generate.write", write)
     with pytest.raises(UserError, match=message):
         sample.main(["sample", *flags, *given, f"--out={tmp_path / 'out'}"])
     with pytest.raises(UserError, match="--workdir=<a ChefFusion run's folder> is needed"):
@@ -91,6 +97,16 @@ def test_a_conversation(flags, photo, tmp_path, monkeypatch, capsys):
     pictures = [name for name in os.listdir(out) if name.endswith(".png")]
     assert pictures and all(os.path.join(out, name) in said.out for name in pictures)
     assert json.loads((tmp_path / "chat/conversation.json").read_text()) == []  # after /reset
+
+
+def test_a_conversation_longer_than_the_context_forgets_its_beginning(flags, tmp_path, monkeypatch, capsys):
+    lines = ["one two three four five six seven eight nine ten " * 2] * 6 + ["/save", "/quit"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    assert chat.main(["chat", *flags, f"--out={tmp_path}", "--pictures=forbid"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.count("its beginning is forgotten") >= 2
+    turns = json.loads((tmp_path / "conversation.json").read_text())
+    assert turns[0]["role"] == "user" and len(turns) < 12
 
 
 def test_letters_of_several_tokens_stop_no_stream(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from launch import benchmark, pipeline, prepare, sample, sweep, train
 from launch.pipeline import stage_config
 from launch.runtime import cli
 from launch.runtime.config import save_or_compare, validate
-from rcg.errors import UserError
+from rcg.errors import MismatchWarning, UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = [f"configs/rcg/{name}.py" for name in ("moco_v3", "vqgan", "kmeans", "rdm", "mage")]
@@ -134,6 +135,31 @@ def test_a_typo_is_one_line_and_status_2(argv, says, monkeypatch, capsys):
         cli.run(train.main)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and says in said and said.strip().count("\n") == 0, said
+
+
+@pytest.mark.parametrize("workdir", ["file", "file/below"])
+def test_what_the_machine_refuses_is_one_line(workdir, monkeypatch, capsys, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    argv = ["pipeline", "--config=configs/toy/full.py:runlocal", f"--workdir={tmp_path / workdir}"]
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(pipeline.main)
+    said = capsys.readouterr().err.strip()
+    assert ended.value.code in (1, 2) and str(tmp_path / "file") in said and said.count("\n") == 0, said
+
+
+def test_networks_that_did_not_learn_together_are_one_line(monkeypatch, capsys):
+    def main(argv):
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("mage was trained on another encoder", MismatchWarning, stacklevel=1)
+            warnings.warn("something else", UserWarning, stacklevel=1)
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    said = capsys.readouterr().err
+    assert not ended.value.code and said.startswith("warning: mage was trained on another encoder\n")
 
 
 def test_what_is_wrong_in_a_config_file_is_told_with_its_place(tmp_path):

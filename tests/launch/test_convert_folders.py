@@ -39,6 +39,12 @@ def test_joints(chef, golden, tmp_path, file):
     back = str(tmp_path / "back.safetensors")
     assert run("--export", f"--source={out}", f"--out={back}") == 0
     exported = weight_files.read(back)
+    for suffix in ("pth.tar", "pth"):  # as the published code reads it
+        again = str(tmp_path / f"like_theirs/ckpt.{suffix}")
+        assert run("--export", f"--source={out}", f"--out={again}") == 0
+        assert run("--kind=chef_fusion", f"--source={again}", f"--out={tmp_path / suffix}") == 0
+        same = component.load(str(tmp_path / suffix), "chef_fusion")
+        assert same.content_hash == made.content_hash and same.architecture == made.architecture
     expected = trained(arrays)
     if "gill" in file:
         expected |= {name: arrays[name] for name in checkpoints.GILL_ONLY}
@@ -80,13 +86,15 @@ def test_joints_that_are_none(chef, tmp_path):
     assert not os.path.exists(tmp_path / "out")
 
 
-def test_every_key_of_the_published_joints_is_used_once(shared):
+def test_every_key_of_the_published_joints_is_used_once(shared, tmp_path):
     manifest = json.loads((shared / "reference/manifests/gill_trainables.json").read_text())
     arrays = {
         name: np.broadcast_to(np.zeros((), ml_dtypes.bfloat16), about["shape"])
         for name, about in manifest["tensors"].items()
     }
-    told = checkpoints.read_arguments(str(shared / "reference/configs"))
+    shutil.copy(shared / "reference/configs/gill_model_args.json", tmp_path / "model_args.json")
+    told = checkpoints.read_arguments(str(tmp_path))
+    assert told == {"image_first": 50266, "num_image_tokens": 8}
     made = checkpoints.convert(arrays, "gill", told)
     assert made.architecture["image_first"] == 50266 and made.architecture["embed_dim"] == 4096
     exported = checkpoints.publish(made)
@@ -105,6 +113,14 @@ def test_folders_and_tokenizers(chef, shared, tmp_path):
         tokenizer = f"--text_tokenizer={shared / 'tokenizers/opt'}"
         run("--kind=opt", f"--source={chef / 'hf_opt_sharded'}", f"--out={lm}2", tokenizer)
     assert not os.path.exists(lm + "2")
+    empty = tmp_path / "wordless"
+    empty.mkdir()
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "merges.txt"):
+        if (shared / "tokenizers/opt" / name).exists():
+            shutil.copy(shared / "tokenizers/opt" / name, empty)
+    (empty / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
+    with pytest.raises(UserError, match="lacks its vocabulary: there must be tokenizer.json, or vocab.json"):
+        run("--kind=opt", f"--source={chef / 'hf_opt_sharded'}", f"--out={lm}3", f"--text_tokenizer={empty}")
     assert run("--kind=stable_diffusion", f"--source={chef / 'hf_sd'}", f"--out={sd}") == 0
     made = component.load(sd, "stable_diffusion")
     again = published.read("stable_diffusion", str(chef / "hf_sd"))

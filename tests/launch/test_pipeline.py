@@ -1,6 +1,7 @@
 """The whole chain in its tiniest form: train, measure, sample, report; then nothing is left to do."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -155,6 +156,25 @@ def test_stages_apart_and_then_all(tmp_path, capfd):
     assert pipeline(config, workdir) == 0
     assert capfd.readouterr().err.count("is complete at step") == 1
     assert (tmp_path / "report.html").exists()
+
+
+def test_the_time_of_a_killed_stage_counts(tmp_path, monkeypatch):
+    now, metrics = [1000.0], tmp_path / "lm/metrics/metrics.jsonl"
+    monkeypatch.setattr("launch.pipeline.time.time", lambda: now[0])
+    metrics.parent.mkdir(parents=True)
+    Record(str(tmp_path), texts()).begin("lm", str(tmp_path / "lm"))
+    metrics.write_text("{}\n")
+    os.utime(metrics, (1060, 1060))  # and then it is killed
+    now[0] = 2000.0
+    record = Record(str(tmp_path), texts())
+    record.begin("lm", str(tmp_path / "lm"))
+    now[0] = 2030.0
+    record.add("lm", "x", 30.0, kind="train", goes_on=True)
+    held = Record(str(tmp_path), texts())
+    assert held.stages["lm"]["seconds"] == 90 and not held.unfinished
+    assert held.stages["lm"]["spans"] == [[1000, 1060], [2000, 2030]]
+    held.add("lm", "x", 10.0, kind="train", goes_on=True)
+    assert Record(str(tmp_path), texts()).stages["lm"]["seconds"] == 100
 
 
 def test_any_field_of_a_stage_can_be_set():

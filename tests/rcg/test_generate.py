@@ -11,8 +11,8 @@ import pytest
 
 import rcg
 from rcg import encoders, rdm
-from rcg.errors import UserError
-from rcg.generate import MismatchWarning, find, generate_batches, image_size, load
+from rcg.errors import MismatchWarning, UserError
+from rcg.generate import find, generate_batches, image_size, load
 from rcg.pixel import mage
 from tests.rcg import tiny_chain
 

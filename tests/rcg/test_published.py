@@ -5,6 +5,7 @@ import importlib
 import json
 
 import jax
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -245,3 +246,14 @@ def test_types_that_are_not_supported_are_named(tmp_path):
     arrays = weight_files.read(str(path))
     with pytest.raises(UserError, match="w is of type F8_E4M3; supported are F64"):
         arrays["w"]
+
+
+def test_weights_beside_a_tensor_of_another_kind(tmp_path):
+    """As ImageNet trainers keep them: "best_acc1" is a tensor, the weights are in state_dict."""
+    torch, path = pytest.importorskip("torch"), str(tmp_path / "checkpoint.pth")
+    torch.save({"best_acc1": torch.tensor(0.7), "state_dict": {"w": torch.ones(2)}}, path)
+    assert list(weight_files.read(path)) == ["w"]
+    half = {"w": np.arange(3, dtype=ml_dtypes.bfloat16), "v": np.ones((), np.float32)}
+    weight_files.write(path, half)
+    again = weight_files.read(path)
+    assert all(again[k].dtype == v.dtype and np.array_equal(again[k], v) for k, v in half.items())

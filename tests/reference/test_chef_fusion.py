@@ -151,6 +151,30 @@ def test_generation(golden, name):
         assert words.shape[1] == tokens.shape[1] - m
 
 
+def test_the_papers_losses(golden):
+    """l_g of squares, l_p of [IMG0] alone, and a head with rows of its own, from the recorded numbers."""
+    vectors = golden("chef_fusion/chef_generation")
+    model, params, frozen = load(golden)
+    tokens, length = jnp.asarray(vectors["in/labels"]), jnp.asarray(vectors["in/caption_len"])
+    batch = {"image": np.zeros((len(tokens), 42, 42, 3), np.uint8), "tokens": tokens, "length": length}
+    batch["target"] = jnp.asarray(vectors["in/clip_emb"])
+    recipe = chef.Recipe(image_loss="squared", decision_loss="token")
+    _, parts = chef.losses(model, params, frozen, batch, recipe)
+    close("l_g", parts["l_g"], np.square(vectors["out/l2"]).mean(), 1e-5)
+    before = np.asarray(length) - model.joints.num_image_tokens - 1  # the last word, after which [IMG0] comes
+    chosen = vectors["out/logits"][np.arange(len(before)), before]
+    of_all = np.log(np.exp(chosen - chosen.max(-1, keepdims=True)).sum(-1)) + chosen.max(-1)
+    close("l_p", parts["l_p"], (of_all - chosen[:, FIRST]).mean(), 1e-5)
+
+    own = np.random.default_rng(0).standard_normal((8, 48)).astype(np.float32)
+    apart = {"params": params["params"] | {"image_head": own}}
+    rows = model.joints.clone(tied=False).apply(apart, method="rows")
+    np.testing.assert_array_equal(rows.inputs, model.rows(params).head)
+    logits, hidden = logits_of(model, frozen, rows, chef.generation_sequence(model, frozen, rows, tokens))
+    close("words", logits[..., :FIRST], vectors["out/logits"][..., :FIRST], 1e-5)
+    close("[IMG]", logits[..., FIRST:], np.asarray(hidden) @ own.T, 1e-5)
+
+
 def batches(vectors):
     for i in (1, 2):
         yield {

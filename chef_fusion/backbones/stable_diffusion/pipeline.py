@@ -81,6 +81,21 @@ def encode_text(sd: StableDiffusion, variables: Variables, ids: Array) -> Array:
     return states.astype(jnp.float32)
 
 
+def check(
+    sd: StableDiffusion, scheduler: str, steps: int, strength: float, height: int, width: int
+) -> tuple[schedulers.Plan, schedulers.Start, int, int]:
+    """The plan of a picture's steps, where it starts, and its sizes; see `generate`.
+
+    Raises:
+      UserError: sizes or steps that do not fit, an unknown scheduler.
+    """
+    height, width = height or sd.default_size, width or sd.default_size
+    multiple = sd.vae.factor * 2 ** (len(sd.unet.block_out_channels) - 1)
+    if height % multiple or width % multiple:
+        raise UserError(f"a picture of {height} x {width} px: both must be multiples of {multiple}")
+    return *schedulers.plan(scheduler, steps, dict(sd.scheduler), strength), height, width
+
+
 def generate(
     sd: StableDiffusion,
     variables: Variables,
@@ -108,7 +123,8 @@ def generate(
       cfg_scale: noise = of negative + cfg_scale (of text - of negative); at most 1: of the text alone, as in
         diffusers.
       height, width: pixels, multiples of 8 times the VAE's factor (64 for v1); 0: `default_size`.
-      image: [B, height, width, 3] in [0, 1] to begin from, with a `strength` below 1.
+      image: [B, height, width, 3] in [0, 1] to begin from, with a `strength` below 1: from the mean of what
+        the VAE makes of it, where diffusers draws.
       latents: the first noise itself, [B, height / 8, width / 8, 4], standard normal.
       trace: also return the latents after each call of the UNet.
 
@@ -123,11 +139,7 @@ def generate(
         height, width = image.shape[1:3]
     elif latents is not None:
         height, width = (side * factor for side in latents.shape[1:3])
-    height, width = height or sd.default_size, width or sd.default_size
-    multiple = factor * 2 ** (len(sd.unet.block_out_channels) - 1)
-    if height % multiple or width % multiple:
-        raise UserError(f"a picture of {height} x {width} px: both must be multiples of {multiple}")
-    run, start = schedulers.plan(scheduler, steps, dict(sd.scheduler), strength)
+    run, start, height, width = check(sd, scheduler, steps, strength, height, width)
     shape = (height // factor, width // factor, sd.unet.in_channels)
     if latents is None:
         rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(B))

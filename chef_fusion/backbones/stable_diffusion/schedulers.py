@@ -252,7 +252,9 @@ def sample(
         x, saved, history = carry
         row, condition = inputs
         m = row.from_x * x + row.from_eps * noise_of(row.scale * x, condition)
-        mixed = jnp.tensordot(row.weights, jnp.concatenate([m[None], history]), 1)
+        estimates = jnp.concatenate([m[None], history])
+        # latents stay float32: by default accelerators multiply in half precision
+        mixed = jnp.tensordot(row.weights, estimates, 1, precision=jax.lax.Precision.HIGHEST)
         moved = row.move_x * jnp.where(row.restart, saved, x) + row.move_m * mixed
         pushed = jnp.concatenate([m[None], history[:-1]])
         return (moved, x, jnp.where(row.keep, pushed, history)), moved if trace else None
