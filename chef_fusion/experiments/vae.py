@@ -27,8 +27,11 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     """See `Experiment`. May use the component "perceptual" (kind rcg.lpips).
 
     Raises:
-      UserError: sizes that do not fit each other.
+      UserError: sizes that do not fit each other, or another kind of component.
     """
+    if "perceptual" in components and components["perceptual"].kind != "rcg.lpips":
+        kind = components["perceptual"].kind
+        raise UserError(f"config.components.perceptual is a {kind} component; rcg.lpips is needed")
     method, size, options = config.method, config.data.image_size, compute_options(config.compute)
     architecture = config.model.to_dict()
     module = vae.build(architecture, **options)

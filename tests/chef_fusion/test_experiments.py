@@ -15,6 +15,7 @@ from chef_fusion.backbones import clip, published
 from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, vae
 from chef_fusion.experiments import clip as clip_experiment
 from chef_fusion.experiments import stable_diffusion as sd_experiment
+from chef_fusion.experiments import vae as vae_experiment
 from configs.chef_fusion import clip as clip_config
 from configs.chef_fusion import judge as judge_config
 from configs.chef_fusion import opt as opt_config
@@ -25,6 +26,7 @@ from launch.runtime.setup import prepare as set_up
 from launch.train import train
 from rcg import component
 from rcg.errors import UserError
+from rcg.pixel import lpips
 from tests.chef_fusion import tiny_kitchen
 from tests.reference.parity import close
 
@@ -215,6 +217,26 @@ def from_scaled(params, by):
     return jax.tree.map(np.asarray, scaled(params, jnp.float32(by)))
 
 
+def test_the_perceptual_term_of_the_autoencoder():
+    c = vae_config.get_config("runlocal")
+    c.data.update(source="kitchen", image_size=16)
+    c.method.update(perceptual_weight=0.5, kl_weight=0.0, adversarial_weight=0.0)
+    network, rng = lpips.build({}), np.random.default_rng(0)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *jnp.zeros((2, 1, 16, 16, 3)))
+    variables = jax.tree.map(lambda x: np.float32(0.05 * np.abs(rng.standard_normal(x.shape))), shapes)
+    given = {"perceptual": component.Component("rcg.lpips", {}, variables)}
+    made = vae_experiment.experiment(c, given, None)
+    params, extra = jax.jit(made.init)(jax.random.key(0))
+    batch = {"image": np.stack([tiny_kitchen.photo(i, (16, 16)) for i in range(2)])}
+    loss, (metrics, _) = jax.jit(made.loss)(
+        params, extra, {"perceptual": variables}, batch, jax.random.key(1)
+    )
+    others = c.method.l1_weight * metrics["l1"] + c.method.l2_weight * metrics["l2"]
+    assert metrics["perceptual"] > 0 and loss == pytest.approx(float(others + 0.5 * metrics["perceptual"]))
+    with pytest.raises(UserError, match="rcg.lpips is needed"):
+        vae_experiment.experiment(c, {"perceptual": component.Component("rcg.rdm", {}, {})}, None)
+
+
 def test_weights_of_timesteps():
     """Min-SNR: the noise's error times this is the clean latents' error times min(SNR, gamma), so a step's
     weight never rises as its noise falls; where there is much noise nothing changes."""
@@ -245,6 +267,21 @@ def test_latent_diffusion(parts, tmp_path):
     lines = run(c, tmp_path / "sd")
     assert lines[-1]["noise_loss"] < lines[0]["noise_loss"]
     assert all(0 < line["loss"] < line["noise_loss"] for line in lines)
+    for share, alike in ((1.0, True), (0.0, False)):  # what is left out has no part
+        told = copy.deepcopy(c)
+        told.method.drop_text = share
+        setup = set_up(told)
+        state, frozen = setup.init_state(), setup.load_frozen()
+        params = jax.tree.map(lambda x: x + 0.1, state.params)
+        batch = next(iter(setup.experiment.dataset("train", 8, 0, 0, 1)))
+        loss = jax.jit(setup.experiment.loss)
+        one, other = (
+            loss(params, state.extra, frozen, {"image": batch["image"], "text_ids": ids}, jax.random.key(0))[
+                0
+            ]
+            for ids in (batch["text_ids"], np.roll(batch["text_ids"], 1, 0))
+        )
+        assert (one == other) == alike
     blind = component.load(parts["vision"])
     blind.architecture["vision"] = None
     component.save(str(tmp_path / "blind"), blind)
