@@ -1,5 +1,6 @@
 """ChefFusion's joints, sequences, losses and training step against vectors of the published code."""
 
+import functools
 import zlib
 
 import jax
@@ -39,7 +40,10 @@ def test_mapper_and_its_gradients(golden):
     table = rules_of_mapper({"num_layers": 4})
     x = vectors["in/hidden"], vectors["in/embs"]
     params = import_variables(arrays, table, jax.eval_shape(module.init, jax.random.key(0), *x), "vector")
-    close("y", jax.jit(module.apply)(params, *x), vectors["out/y"], 1e-5)
+    made, seen = jax.jit(functools.partial(module.apply, capture_intermediates=True))(params, *x)
+    close("y", made, vectors["out/y"], 1e-5)
+    for theirs, name in (("memory", "encoder_norm"), ("decoded", "decoder_norm")):
+        close(theirs, seen["intermediates"][name]["__call__"][0], vectors[f"out/{theirs}"], 1e-5)
 
     def total(params, hidden, embs):
         return (module.apply(params, hidden, embs) * vectors["in/cotangent"]).sum()

@@ -1,5 +1,7 @@
 """OPT against recorded vectors and against transformers in PyTorch."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -109,3 +111,11 @@ def test_sharded_pickles_under_short_names(shared, golden):
     logits, _ = module.apply(made.variables, jnp.asarray(vectors["in/input_ids"]), method="from_ids")
     assert jax.tree.leaves(made.variables)[0].dtype == np.float16
     close("logits", logits, vectors["out/logits"], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "name, variant", [("125m", "125m"), ("350m", "350m"), ("1b3", "1.3b"), ("2b7", "2.7b"), ("6b7", "6.7b")]
+)
+def test_sizes_are_the_published_ones(shared, name, variant):
+    config = json.loads((shared / f"reference/configs/opt_{name}.json").read_text())
+    assert opt.build(opt.resolve({"variant": variant})) == opt.build(opt.architecture_of(config))

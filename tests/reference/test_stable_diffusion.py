@@ -1,5 +1,6 @@
 """Stable Diffusion against recorded vectors and against diffusers in PyTorch."""
 
+import functools
 import json
 import shutil
 
@@ -49,8 +50,16 @@ def test_unet(golden, folder):
     x, t, context = nhwc(vectors["in/sample"]), vectors["in/timesteps"], vectors["in/context"]
     embedded = unet.timestep_embedding(jnp.asarray(t), module.block_out_channels[0])
     close("time_proj", embedded, vectors["out/time_proj"], 5e-5)  # torch's float32 exp, times t
-    ours = jax.jit(module.apply)(variables, x, jnp.asarray(t), context)
+    run = jax.jit(functools.partial(module.apply, capture_intermediates=True))
+    ours, seen = run(variables, x, jnp.asarray(t), context)
     close("sample", nchw(ours), vectors["out/sample"], 1e-5)
+    parts = {"conv_in": "conv_in", "mid": "mid_block"}
+    parts |= {f"{way}_{i}": f"{way}_blocks_{i}" for way in ("down", "up") for i in range(4)}
+    for theirs, name in parts.items():
+        (made,) = seen["intermediates"][name]["__call__"]
+        close(theirs, nchw(made), vectors[f"out/{theirs}"], 1e-5)
+    (made,) = seen["intermediates"]["time_embedding"]["__call__"]
+    close("time_emb", made, vectors["out/time_emb"], 5e-5)
 
 
 def test_vae(golden, folder):
