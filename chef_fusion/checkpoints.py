@@ -52,7 +52,11 @@ def read_arguments(folder: str) -> dict[str, Any]:
 
 
 def write_arguments(folder: str, component: Component) -> None:
-    """model_args.json, which the published code wants beside a checkpoint, as far as the joints tell."""
+    """model_args.json, which the published code wants beside a checkpoint: what the joints tell, and how they
+    were trained. What else is in such a file stays; which OPT and CLIP they join ("opt_version" and
+    "visual_encoder", names on the hub) has to be added where it is not."""
+    path = os.path.join(folder, "model_args.json")
+    held = json_files.read(path, "put it back or take it away") if os.path.exists(path) else {}
     fields = component.architecture
     tokens = list(range(fields["image_first"], fields["image_first"] + fields["num_image_tokens"]))
     about = {
@@ -64,9 +68,13 @@ def write_arguments(folder: str, component: Component) -> None:
         "num_clip_tokens": fields["num_outputs"],
         "gen_token_idx": tokens,
         "retrieval_token_idx": tokens,
+        "freeze_lm": True,
+        "freeze_vm": True,
+        "share_ret_gen": True,
     }
-    with open(os.path.join(folder, "model_args.json"), "w", encoding="utf-8") as f:
-        json.dump(about, f, indent=2)
+    with open(path + ".incomplete", "w", encoding="utf-8") as f:
+        json.dump(held | about, f, indent=2)
+    os.replace(path + ".incomplete", path)
 
 
 def convert(

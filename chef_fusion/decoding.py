@@ -84,7 +84,7 @@ def sampling(
     if not finite or temperature < 0 or top_k < 0 or not 0 < top_p <= 1 or repetition_penalty <= 0:
         raise UserError(
             f"temperature {temperature} and top_k {top_k} must be at least 0, top_p {top_p} in (0, 1], "
-            f"repetition_penalty {repetition_penalty} above 0, all of them numbers"
+            f"repetition_penalty {repetition_penalty} above 0, all of them finite"
         )
     kinds = temperature == 0, top_k > 0 or top_p < 1, repetition_penalty != 1
     return Sampling(float(temperature), int(top_k), float(top_p), float(repetition_penalty), *kinds)

@@ -142,9 +142,9 @@ def load(
     return chef
 
 
-def _load_rcg(source: str | Mapping[str, str], chef: Chef, text_encoder: str | None, dtype: str) -> chain.RCG:
-    """RCG's networks; warns where the RDM learnt from another image generator's text encoder than this
-    (content hash; None: not known).
+def _load_rcg(source: str | Mapping[str, str], chef: Chef, sd_hash: str | None, dtype: str) -> chain.RCG:
+    """RCG's networks; warns where the RDM learnt from another image generator than the joints (its content
+    hash; None: not known).
 
     Raises:
       UserError: no RDM there that is told recipes, or one that is told other states.
@@ -160,10 +160,10 @@ def _load_rcg(source: str | Mapping[str, str], chef: Chef, text_encoder: str | N
     model = chain.load(paths, dtype=dtype)
     check_told(model.rdm.module.condition_dim, chef.model.joints.out_dim)
     learnt = component.describe(paths["rdm"]).provenance.get("components", {}).get("stable_diffusion")
-    if learnt and text_encoder and learnt != text_encoder:
+    if learnt and sd_hash and learnt != sd_hash:
         warnings.warn(
             f"the RDM at {paths['rdm']} was trained on another stable_diffusion ({learnt[:12]}) than the "
-            f"joints ({text_encoder[:12]}): unless their text encoders are the same, expect poor images",
+            f"joints ({sd_hash[:12]}): unless their text encoders are the same, expect poor images",
             MismatchWarning,
             stacklevel=3,
         )

@@ -1,4 +1,5 @@
-"""Scripted conversations in the toy kitchen: does a second wish change the recipe and the picture?"""
+"""Scripted conversations in the toy kitchen, does a second wish change the recipe and the picture? And
+questions about photos of its dishes."""
 
 from collections import defaultdict
 from random import Random

@@ -59,8 +59,8 @@ def pooled_of(chef: Chef, found: RecipeSet, numbers: Sequence[int]) -> tuple[np.
     """CLIP's pooled vectors [N, D] of the recipes' first photos, and whose they are; all photos at once would
     not fit into memory."""
     parts, owners = [], []
-    for first in range(0, len(numbers), 256):
-        photos, whose = photos_of(found, numbers[first : first + 256])
+    for first in range(0, len(numbers), 32):
+        photos, whose = photos_of(found, numbers[first : first + 32])
         if photos:
             parts.append(clip_features(chef, photos)[0])
             owners += whose

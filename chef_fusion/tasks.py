@@ -213,7 +213,7 @@ def reply_all(
     may_paint = decision is not generate.NO_IMAGES and chef.rcg is None and chef.sd is not None
     if may_paint:  # what is wrong is said before a word is written
         names = ("scheduler", "steps", "strength", "height", "width")
-        pipeline.check(chef.sd, *(getattr(settings, name) for name in names))
+        pipeline.planned(chef.sd, *(getattr(settings, name) for name in names))
     write_key, paint_key = jax.random.split(key)
     options = {"max_words": settings.max_words, "settings": settings.sampling, "images": decision}
     options["stop"] = ("\n",) if task in ("dialogue", "it2t") else ()

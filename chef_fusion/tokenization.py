@@ -50,7 +50,7 @@ def limit(folder: str, positions: int | None) -> None:
     the libraries that read it expect."""
     path = os.path.join(folder, "tokenizer_config.json")
     about = json_files.read(path, "convert it again") if os.path.exists(path) else {}
-    if positions and about and about.get("model_max_length", np.inf) > positions:
+    if positions and about and (about.get("model_max_length") or np.inf) > positions:
         with open(path, "w", encoding="utf-8") as f:
             json.dump(about | {"model_max_length": positions}, f, indent=2)
 

@@ -41,7 +41,7 @@ class Conversation:
     def reset(self) -> None:
         self.messages: list[dict[str, Any]] = []
         self.photos: list[Any] = []
-        self.turns = 0
+        self.forgotten = 0  # messages that no longer fit
 
     def _recent(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """What of a conversation leaves room in the model's context for an answer: the last turns."""
@@ -56,11 +56,12 @@ class Conversation:
     def say(self, text: str, write: Any, force: bool = False) -> None:
         """A turn of the user, and the answer to it, written as it comes."""
         content = [*self.photos, text] if text else list(self.photos)
-        key = jax.random.fold_in(jax.random.key(self.seed), 2 * self.turns + 1)
         said = [*self.messages, {"role": "user", "content": content}]
         messages = self._recent(said)
-        if len(messages) < len(said):
-            write("[the conversation is too long: its beginning is forgotten]\n")
+        if len(said) - len(messages) > self.forgotten:
+            self.forgotten = len(said) - len(messages)
+            write(f"[too long by now: the first {self.forgotten // 2} turns are forgotten]\n")
+        key = jax.random.fold_in(jax.random.key(self.seed), len(said))
         settings = self.settings
         if force:
             settings = dataclasses.replace(settings, pictures="force", max_pictures=1)
@@ -73,10 +74,10 @@ class Conversation:
                 write(so_far[len(seen) :])
                 seen = so_far
 
-        task = "" if len(messages) == 1 and not force else "dialogue"
+        task = "" if len(said) == 1 and not force else "dialogue"
         made = tasks.reply(self.chef, messages, key, task=task, settings=settings, on_text=on_text)
         write("\n")
-        self.messages, self.photos, self.turns = [*messages, made], [], self.turns + 1
+        self.messages, self.photos = [*said, made], []
         prefix = f"{self.pictures:03d}_"
         _, files = answering.shown(made, self.out, prefix)
         self.pictures += bool(files)

@@ -21,6 +21,7 @@ files do. A backbone is written as a folder that transformers and diffusers read
 import ast
 import dataclasses
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -35,6 +36,7 @@ from launch.runtime import cli
 from rcg import component, published, weight_files
 from rcg.errors import UserError
 
+SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 FROZEN = {"encoder": "rcg.encoder", "tokenizer": "rcg.vqgan"}
 
 
@@ -124,6 +126,15 @@ def import_backbone(kind: str, values: flags.FlagValues, staging: str) -> compon
     return made
 
 
+def published_ids(folder: str, words: Any) -> None:
+    """Writes a tokenizer's special ids into the config.json of its language model."""
+    path = os.path.join(folder, "config.json")
+    about = folders.read_json(path)
+    own = {name: getattr(words, name) for name in SPECIAL}
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(about | {name: i for name, i in own.items() if i is not None}, f, indent=2)
+
+
 def check_tokenizer(made: component.Component) -> None:
     """Raises UserError if the tokenizer has more tokens than the network's table, or other special ones."""
     fields = made.architecture
@@ -136,7 +147,7 @@ def check_tokenizer(made: component.Component) -> None:
         )
     if made.kind != "opt":
         return
-    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+    for name in SPECIAL:
         wanted, own = made.provenance.get("config", {}).get(name), getattr(words, name)
         if wanted is not None and own != wanted:
             raise UserError(
@@ -167,10 +178,14 @@ def export_file(values: flags.FlagValues, out: str) -> int:
             shutil.copytree(made.tokenizer, inside, dirs_exist_ok=True)
             fields = made.architecture.get("text_encoder", made.architecture)
             tokenization.limit(inside, (fields.get("text") or fields).get("max_position_embeddings"))
+            if made.kind == "opt":
+                published_ids(out, tokenization.load(inside))
         return count
     pickled = made.kind == "chef_fusion" and out.endswith(weight_files.PICKLES)
     if not out.endswith(".safetensors") and not pickled:
-        raise UserError(f"--out={out}: the published layout is written as a .safetensors file")
+        raise UserError(
+            f"--out={out}: the published layout is written as a .safetensors file (joints: or .pth.tar)"
+        )
     frozen = {
         kind: component.load(values[name].value, kind) for name, kind in FROZEN.items() if values[name].value
     }

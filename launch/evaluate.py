@@ -86,17 +86,18 @@ def write_results(
         merged = {name: r for name, r in read_results(workdir).items() if not replaced(name, r)}
         staging = path + ".incomplete"
         with open(staging, "w") as f:
-            json.dump(merged | {name: _finite(result) for name, result in results.items()}, f, indent=2)
+            json.dump(merged | as_json(results), f, indent=2)
         os.replace(staging, path)
     finally:
         os.close(folder)
     return path
 
 
-def _finite(result: dict) -> dict:
-    """JSON has no words for what is no number: as text."""
-    value = result.get("value")
-    return result | {"value": str(value)} if isinstance(value, float) and not math.isfinite(value) else result
+def as_json(results: dict[str, dict]) -> dict[str, dict]:
+    """Values that are no number as text: JSON has no words for them."""
+    found = {name: result.get("value") for name, result in results.items()}
+    odd = {name: str(v) for name, v in found.items() if isinstance(v, float) and not math.isfinite(v)}
+    return results | {name: results[name] | {"value": text} for name, text in odd.items()}
 
 
 def read_results(workdir: str) -> dict[str, dict]:

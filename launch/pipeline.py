@@ -55,8 +55,8 @@ def hardware() -> dict[str, Any]:
 
 
 class Record:
-    """workdir/pipeline.json: what was run, in what time, on what. Replaced whole after each stage; several
-    processes may add their own."""
+    """workdir/pipeline.json: what was run, in what time, on what. Replaced whole as stages begin and end;
+    several processes may add their own."""
 
     def __init__(self, workdir: str, config: ConfigDict):
         self.path = os.path.join(workdir, "pipeline.json")
@@ -108,6 +108,13 @@ class Record:
             about |= {"name": name, "inputs": inputs, "seconds": seconds, "hardware": self.hardware}
             about["spans"] = spans
             self.stages[name] = about
+
+    def take_back(self, name: str) -> None:
+        """What was begun last was no training."""
+        with self.changed():
+            self.unfinished[name] = self.unfinished.get(name, [])[:-1]
+            if not self.unfinished[name]:
+                del self.unfinished[name]
 
     def place(self, stage: dict[str, Any]) -> int:
         """Where a stage stands among all; the last for one that is no more in the config."""
@@ -204,11 +211,16 @@ def run_stage(pipeline_config: ConfigDict, name: str, workdir: str, record: Reco
     started = time.perf_counter()
     complete = os.path.exists(os.path.join(folder, "component"))
     begun = bool(glob.glob(os.path.join(glob.escape(folder), "checkpoints", "[0-9]*")))
-    if not (complete and name in record.stages):
-        record.begin(name, folder)
-    code = train(config, folder)
+    record.begin(name, folder)
+    try:
+        code = train(config, folder)
+    except UserError:
+        record.take_back(name)
+        raise
     made = component.describe(os.path.join(folder, "component")) if code == 0 else None
-    if not (complete and record.done(name, made.content_hash)):
+    if complete and record.done(name, made.content_hash):
+        record.take_back(name)
+    else:
         record.add(
             name,
             made and made.content_hash,

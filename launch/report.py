@@ -137,6 +137,7 @@ SPELLINGS = {
     "frechet": "Fréchet",
     "i2t": "photo to recipe,",
     "t2i": "recipe to picture,",
+    "it2t": "question about a photo,",
     "sacrebleu": "SacreBLEU",
     "rouge2": "ROUGE-2",
     "f1": "F1",
@@ -374,7 +375,7 @@ def learnt_from(config: Json) -> str:
     parts = [f"data: {data['source']}"] if data.get("source") else []
     if data.get("path"):
         parts.append(os.path.basename(str(data["path"]).rstrip("/")))
-    if data.get("num_records"):
+    if data.get("num_records") and "kitchen" in str(data.get("source")):  # others read all there are
         parts.append(f"{data['num_records']:,} records")
     given = [name.replace("_", " ") for name, path in (config.get("components") or {}).items() if path]
     if given:

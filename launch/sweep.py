@@ -30,7 +30,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from launch.evaluate import ENCODER_SPACE, evaluate, in_encoder_space
+from launch.evaluate import ENCODER_SPACE, as_json, evaluate, in_encoder_space
 from launch.pipeline import configure, hardware
 from launch.runtime import charts, cli
 from launch.runtime.config import decides_training, flatten, put
@@ -208,7 +208,7 @@ class Member:
             "batch_size": config.batch_size,
             "stage": os.path.basename(folder),
         }
-        self.write(results=results, seconds=time.perf_counter() - started, **budget)
+        self.write(results=as_json(results), seconds=time.perf_counter() - started, **budget)
         return 0
 
 
@@ -240,7 +240,8 @@ def table(config: ConfigDict, found: list[dict[str, Any]]) -> list[list[str]]:
     lines = [["", *titles, "features", "samples", "steps", "batch", "note"]]
     for row in found:
         samples = sorted({str(v.get("samples", "")) for v in row["values"].values()})
-        cells = [f"{row['values'][t]['value']:.4g}" if t in row["values"] else "" for t in titles]
+        values = [row["values"].get(t, {"value": ""})["value"] for t in titles]
+        cells = [value if isinstance(value, str) else f"{value:.4g}" for value in values]
         features = sorted({str(v.get("features", "")) for v in row["values"].values()})
         rest = [
             " / ".join(features),
@@ -262,7 +263,9 @@ def plots(config: ConfigDict, found: list[dict[str, Any]]) -> list[str]:
     titles = list(dict.fromkeys(title for row in found for title in row["values"]))
     charts_made = []
     for title in titles:
-        with_value = [row for row in found if title in row["values"]]
+        with_value = [
+            row for row in found if not isinstance(row["values"].get(title, {"value": ""})["value"], str)
+        ]
         values = [row["values"][title]["value"] for row in with_value]
         if config.x:
             points = sorted(zip((row["fields"][config.x] for row in with_value), values, strict=True))

@@ -24,6 +24,7 @@ from rcg import json_files
 from rcg.errors import UserError
 
 FORMAT = 1
+PLANNED = "planned"  # the content hash of a component that is not there yet
 EXACT = ("rcg.inception", "rcg.kmeans")  # kinds that are compared by: never in half precision
 EXACT_LEAVES = {"rcg.vqgan": ("codebook",)}  # a rounded one would make other tokens of the same image
 FILE_BYTES = 2**27  # as much is held before a file of arrays is written

@@ -157,7 +157,8 @@ def check_origins(loaded: Mapping[str, Component], stacklevel: int = 2) -> None:
     known = {name: ("this one", about.content_hash) for name, about in loaded.items()}
     for name, about in loaded.items():
         for other, digest in about.provenance.get("components", {}).items():
-            if other == "rdm":  # MAGE is only measured with it
+            planned = other in loaded and loaded[other].content_hash == component.PLANNED
+            if other == "rdm" or planned:  # MAGE is only measured with an RDM
                 continue
             who, wanted = known.setdefault(other, (f"{name} was", digest))
             if digest != wanted:

@@ -211,10 +211,12 @@ def _seen(scores: Array, mask: Array | None) -> Array:
     return scores if mask is None else jnp.where(mask, scores, HIDDEN)
 
 
-def _mapped_forward(q, k, v, mask, rng, rate, query_chunk: int = 1024):
+def _mapped_forward(q, k, v, mask, rng, rate):
     T, D = q.shape[1:]
-    many = T * k.shape[1] > 2 * query_chunk**2  # scores that leave the cache
-    chunks = T // query_chunk if many and T % query_chunk == 0 else 1
+    query_chunk = T
+    if T * k.shape[1] > 2**21:  # scores that leave the cache
+        query_chunk = next((n for n in (1024, 512) if T % n == 0), T)
+    chunks = T // query_chunk
 
     def one_head(first, mask, q, k, v):
         def one_chunk(x):
@@ -257,11 +259,11 @@ _mapped_attention.defvjp(_mapped_forward, _mapped_backward)
 def convolution(
     x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **options: Any
 ) -> Array:
-    """2-D convolution, to be an `nn.Conv`'s. On a CPU, where there are more output channels than pixels, the
-    product of patches and kernel: two to three times as fast there, and the patches are few.
+    """2-D convolution, to be an `nn.Conv`'s. On one CPU device, where there are more output channels than
+    pixels, the product of patches and kernel: two to three times as fast there, and the patches are few.
 
     Args:
-      x: [B, H, W, C]; kernel: [h, w, C, D]; padding: before and after, of rows and of columns.
+      x: [B, H, W, C]; kernel: [h, w, C, D]; padding: before and after, of rows and of columns (or a name).
       options: `lax.conv_general_dilated`'s.
 
     Returns:
@@ -269,11 +271,13 @@ def convolution(
     """
     numbers = ("NHWC", "HWIO", "NHWC")
     plain = functools.partial(jax.lax.conv_general_dilated, **options | {"dimension_numbers": numbers})
+    if jax.default_backend() != "cpu" or jax.device_count() > 1 or isinstance(padding, str):
+        return plain(x, kernel, strides, padding)
     out = jax.eval_shape(lambda x, kernel: plain(x, kernel, strides, padding), x, kernel)
     (B, H, W, D), (h, w, C, _) = out.shape, kernel.shape
     dilated = any(n != 1 for name in ("lhs_dilation", "rhs_dilation") for n in options.get(name) or ())
     grouped = options.get("feature_group_count", 1) != 1
-    if jax.default_backend() != "cpu" or h * w == 1 or B * H * W >= D or dilated or grouped:
+    if h * w == 1 or B * H * W >= D or dilated or grouped:
         return plain(x, kernel, strides, padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     sh, sw = strides

@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 the run failed, 2 the user's input was wrong, 143 stopped by SIGTERM after saving.
 """
 
+import errno
 import importlib.util
 import os
 import re
@@ -29,6 +30,11 @@ LOST = re.compile(
 )
 
 
+# a folder that may not be written, a full disk; a file in a folder's place
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+NO_FOLDER = (errno.EEXIST, errno.ENOTDIR)
+
+
 class RunError(RuntimeError):
     """The run failed for a reason we can name in one line: exit code 1, no traceback."""
 
@@ -45,11 +51,13 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     except RunError as error:
         print(f"failed: {error}", file=sys.stderr)
         code = 1
-    except OSError as error:  # a folder that may not be written, a full disk, a file in a folder's place
-        if not error.filename or not error.strerror:
+    except OSError as error:
+        if error.errno not in (*REFUSED, *NO_FOLDER) or not error.filename:
             raise
-        print(f"failed: {error.filename}: {error.strerror}", file=sys.stderr)
-        code = 1
+        wrong = error.errno in NO_FOLDER
+        reason = "is there, and no folder" if wrong else error.strerror
+        print(f"{'error' if wrong else 'failed'}: {error.filename}: {reason}", file=sys.stderr)
+        code = 2 if wrong else 1
     except jax.errors.JaxRuntimeError as error:
         if not jax.distributed.is_initialized():
             raise

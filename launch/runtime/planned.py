@@ -80,4 +80,4 @@ def describe(path: str) -> Component:
         raise UserError(
             f'"{path}" is unknown; there are: {", ".join(PREFIX + p for p in PLANS)}, and configs\' files'
         )
-    return dataclasses.replace(planned, provenance={"source": path}, content_hash="planned")
+    return dataclasses.replace(planned, provenance={"source": path}, content_hash=component.PLANNED)

@@ -1,5 +1,6 @@
 """The tables' figures of answers that are known: a perfect cook, painters who mix up their orders."""
 
+from random import Random
 from types import SimpleNamespace
 
 import jax
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from chef_fusion import kitchen_scores, kitchen_sets, metrics, recipes, scoring, tasks
+from chef_fusion.kitchen import picture
 from chef_fusion.kitchen.talk import question
 from rcg.data import decode
 from tests.chef_fusion.test_kitchen_talk import data
@@ -113,20 +115,30 @@ def test_every_figure_is_of_its_own_side(held_out, numbers, script):
 
 @pytest.mark.parametrize("wrong", [(), (0, 3)])
 def test_questions_about_photos(held_out, monkeypatch, wrong):
+    """One who answers rightly of the dish that is shown, but for some, and paints one of them."""
     dishes = [held_out.dish(i) for i in range(COUNT)]
-    asked = [question(dish, kitchen_scores.Random(f"question/{i}")) for i, dish in enumerate(dishes)]
-    turn = []
+    seen = {np.asarray(picture(dish, 16)).tobytes(): i for i, dish in enumerate(dishes)}
+    asked = [question(dish, Random(f"question/{i}")) for i, dish in enumerate(dishes)]
+
+    def of(shown, said):
+        """The true answer to another dish's question."""
+        number = [question for question, _ in asked].index(said)
+        about = dishes[shown]
+        if said.startswith("What") and "in it" not in said:
+            return f"{about.base}."
+        if said.startswith(("Is", "Does")):
+            return "yes." if any(name in said for name in about.ingredients) else "no."
+        return asked[number][1] if shown == number else f"{', '.join(about.ingredients)}."
 
     def reply_all(chef, talks, key, *, task, settings):
-        assert task == "it2t" and all(len(talk[0]["content"]) == 2 for talk in talks)
-        first = sum(turn) % COUNT
-        turn.append(min(len(talks), COUNT - first))
-        said = [answer for _, answer in asked[first : first + len(talks)]]
-        said += said[:1] * (len(talks) - len(said))
-        return [
-            {"content": ["nothing" if i in wrong else text, *([np.zeros((2, 2, 3))] if i == 1 else [])]}
-            for i, text in enumerate(said, first)
-        ]
+        assert task == "it2t"
+        answers = []
+        for (turn,) in talks:
+            photo, said = turn["content"]
+            shown = seen[np.asarray(photo).tobytes()]
+            answers.append({"content": ["nothing" if shown in wrong else of(shown, said)]})
+            answers[-1]["content"] += [np.zeros((2, 2, 3))] * (shown == 1)
+        return answers
 
     monkeypatch.setattr(kitchen_scores.tasks, "reply_all", reply_all)
     found = kitchen_scores.questions(
@@ -134,4 +146,7 @@ def test_questions_about_photos(held_out, monkeypatch, wrong):
     )
     assert found["it2t_right"] == {"value": pytest.approx(1 - len(wrong) / COUNT), "samples": COUNT}
     assert found["it2t_pictureless"]["value"] == pytest.approx(1 - 1 / COUNT)
-    assert set(found) == {"it2t_right", "random_it2t_right", "it2t_pictureless"}
+    assert found["random_it2t_right"]["value"] < found["it2t_right"]["value"] or wrong
+    others = [of((i + 1) % COUNT, said) == answer for i, (said, answer) in enumerate(asked)]
+    if not wrong:
+        assert found["random_it2t_right"]["value"] == pytest.approx(np.mean(others))

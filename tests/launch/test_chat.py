@@ -61,7 +61,7 @@ def test_sample_writes_the_answer(flags, photo, tmp_path, capsys):
         (["--task=t2i", "--prompt=x", "--scheduler=magic"], 'scheduler "magic" is not one of pndm'),
         (["--task=t2i", "--prompt=x", "--height=17"], "must be multiples of 4"),
         (["--task=t2i", "--prompt=x", "--steps=5000"], "5000"),
-        (["--task=t2t", "--prompt=x", "--temperature=nan"], "all of them numbers"),
+        (["--task=t2t", "--prompt=x", "--temperature=nan"], "all of them finite"),
     ],
 )
 def test_mistakes_are_one_line(flags, tmp_path, monkeypatch, given, message):
@@ -104,9 +104,9 @@ def test_a_conversation_longer_than_the_context_forgets_its_beginning(flags, tmp
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
     assert chat.main(["chat", *flags, f"--out={tmp_path}", "--pictures=forbid"]) == 0
     said = capsys.readouterr()
-    assert said.err == "" and said.out.count("its beginning is forgotten") >= 2
+    assert said.err == "" and "[too long by now: the first 1 turns are forgotten]" in said.out
     turns = json.loads((tmp_path / "conversation.json").read_text())
-    assert turns[0]["role"] == "user" and len(turns) < 12
+    assert [turn["role"] for turn in turns] == ["user", "assistant"] * 6  # of what is written nothing is lost
 
 
 def test_letters_of_several_tokens_stop_no_stream(tmp_path, monkeypatch):

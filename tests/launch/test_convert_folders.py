@@ -1,5 +1,6 @@
 """launch.convert on what transformers, diffusers and the ChefFusion authors publish."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from chef_fusion import checkpoints
+from chef_fusion import checkpoints, tokenization
 from chef_fusion.backbones import published
 from launch import convert
 from rcg import component, weight_files
@@ -39,12 +40,19 @@ def test_joints(chef, golden, tmp_path, file):
     back = str(tmp_path / "back.safetensors")
     assert run("--export", f"--source={out}", f"--out={back}") == 0
     exported = weight_files.read(back)
-    for suffix in ("pth.tar", "pth"):  # as the published code reads it
+    (tmp_path / "like_theirs").mkdir()
+    arguments = tmp_path / "like_theirs/model_args.json"
+    arguments.write_text('{"opt_version": "facebook/opt-125m"}')
+    for suffix in ("pth.tar", "pth"):  # in the published layout
         again = str(tmp_path / f"like_theirs/ckpt.{suffix}")
         assert run("--export", f"--source={out}", f"--out={again}") == 0
         assert run("--kind=chef_fusion", f"--source={again}", f"--out={tmp_path / suffix}") == 0
         same = component.load(str(tmp_path / suffix), "chef_fusion")
         assert same.content_hash == made.content_hash and same.architecture == made.architecture
+    told = json.loads(arguments.read_text())
+    tokens = list(range(FIRST, FIRST + 8))
+    assert told["opt_version"] == "facebook/opt-125m" and told["text_fc_mode"] == "gill_mapper"
+    assert told["gen_token_idx"] == told["retrieval_token_idx"] == tokens and told["num_clip_tokens"] == 77
     expected = trained(arrays)
     if "gill" in file:
         expected |= {name: arrays[name] for name in checkpoints.GILL_ONLY}
@@ -132,3 +140,19 @@ def test_folders_and_tokenizers(chef, shared, tmp_path):
         run("--export", f"--source={sd}", f"--out={back}")
     with pytest.raises(UserError, match="no folder unet|has no folder"):
         run("--kind=stable_diffusion", f"--source={chef / 'hf_opt_sharded'}", f"--out={tmp_path / 'x'}")
+
+
+def test_a_tokenizer_of_another_network(shared, tmp_path):
+    """The ids of its special tokens tell, in both directions."""
+    made = component.Component(
+        "opt", {"vocab_size": 50272}, {}, {"config": {"bos_token_id": 2, "pad_token_id": 1}}
+    )
+    convert.check_tokenizer(dataclasses.replace(made, tokenizer=str(shared / "tokenizers/opt")))
+    with pytest.raises(UserError, match="bos_token_id is 49406, but 2 in the network's config.json"):
+        convert.check_tokenizer(dataclasses.replace(made, tokenizer=str(shared / "tokenizers/clip")))
+    (tmp_path / "config.json").write_text('{"bos_token_id": 2, "hidden_size": 8}')
+    words = tokenization.load(str(shared / "tokenizers/clip"))
+    convert.published_ids(str(tmp_path), words)
+    about = json.loads((tmp_path / "config.json").read_text())
+    assert about["hidden_size"] == 8
+    assert [about[name] for name in convert.SPECIAL] == [49406, 49407, 49407]

@@ -304,3 +304,11 @@ def test_bars_leave_room_for_their_labels():
 )
 def test_short_numbers(value, text):
     assert charts.short(value) == text
+
+
+def test_what_a_stage_learnt_from():
+    data = {"source": "folder", "path": "/data/photos/", "num_records": 2000}
+    told = report.learnt_from({"data": data, "components": {"encoder": "runs/e", "rdm": ""}})
+    assert told == "data: folder · photos · with encoder"  # only the kitchen draws so many
+    assert report.learnt_from({"data": {"source": "kitchen", "num_records": 2000}}).endswith("2,000 records")
+    assert report.learnt_from({}) == ""

@@ -81,7 +81,7 @@ def encode_text(sd: StableDiffusion, variables: Variables, ids: Array) -> Array:
     return states.astype(jnp.float32)
 
 
-def check(
+def planned(
     sd: StableDiffusion, scheduler: str, steps: int, strength: float, height: int, width: int
 ) -> tuple[schedulers.Plan, schedulers.Start, int, int]:
     """The plan of a picture's steps, where it starts, and its sizes; see `generate`.
@@ -139,7 +139,7 @@ def generate(
         height, width = image.shape[1:3]
     elif latents is not None:
         height, width = (side * factor for side in latents.shape[1:3])
-    run, start, height, width = check(sd, scheduler, steps, strength, height, width)
+    run, start, height, width = planned(sd, scheduler, steps, strength, height, width)
     shape = (height // factor, width // factor, sd.unet.in_channels)
     if latents is None:
         rows = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(B))
