@@ -1,4 +1,4 @@
-"""Both systems from nothing on the toy kitchen: about two hours on two CPU cores.
+"""Both systems from nothing on the toy kitchen: two to three hours on two CPU cores.
 
     python -m launch.pipeline --config=configs/toy/full.py --workdir=runs/full --jobs=2
 
