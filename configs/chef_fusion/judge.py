@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.data.num_records = 20_000
     c.batch_size = 64
     c.total_steps = 3000
+    c.optimizer.name, c.optimizer.muon_scale = "muon", 1.5
     c.optimizer.learning_rate = 2e-3
     c.optimizer.weight_decay = 0.02
     c.optimizer.schedule = "cosine"

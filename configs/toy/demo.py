@@ -72,6 +72,7 @@ def get_config(arg: str = "") -> ConfigDict:
         judge={
             "total_steps": 500,
             "batch_size": 16,
+            "optimizer__name": "adamw",
             "data__image_size": 32,
             "model__widths": (16, 48, 96),
         },
