@@ -95,8 +95,10 @@ def prompt(
     title: str | None = None,
     ingredients: Sequence[str] | None = None,
     instructions: Sequence[str] | None = None,
+    asking: bool = True,
 ) -> str:
-    """What is given, then the mark of what is to be written: the beginning of a caption, where it can be.
+    """What is given, then, if `asking`, the mark of what is to be written: the beginning of a caption, where
+    it can be.
 
     What comes before a given part in a caption and is to be written moves behind it: ingredients for a title
     and steps are asked for as "This is food title: ... This is instruction: [...] This is ingredient:". A
@@ -110,7 +112,7 @@ def prompt(
     parts = {TITLE: title, INGREDIENTS: lines(ingredients), INSTRUCTIONS: lines(instructions)}
     stated = [f"{mark} {part}" for mark, part in parts.items() if part is not None]
     missing = [mark for mark, part in parts.items() if part is None]
-    return " ".join(stated + missing[:1])
+    return " ".join(stated + missing[: int(asking)])
 
 
 def parse(text: str) -> Recipe | None:

@@ -15,6 +15,9 @@ ChefFusion, --workdir a run's or a pipeline's folder:
     t2i                a picture of --prompt; with --strength=0.6 made from --image
     dialogue           an answer to --prompt; launch.chat holds a conversation
 
+t2t, t2ti and t2i also take --recipe=<JSON file> in the place of --prompt: {"title": ..., "ingredients": [...],
+"instructions": [...]} without what is to be written.
+
 --components.rdm=... and so on name what is elsewhere. RCG's tasks write numbered PNGs to --out, all of them
 in grid.png, and samples.json: what made them, and how long it took; ChefFusion's answer.json and pictures.
 """
@@ -175,6 +178,7 @@ def refuse_unused(values: flags.FlagValues, task: str) -> None:
         "labels": ("class_conditional",),
         "standardise": ("interpolate",),
         "prompt": chef.TASKS,
+        "recipe": answering.OF_RECIPES,
         "image": ("reconstruct", "interpolate", *chef.TASKS),
     }
     for name, those in tasks.items():
@@ -197,6 +201,7 @@ def main(argv: list[str]) -> int:
             flags.DEFINE_string(f"components.{name}", None, text, **define_in)
         flags.DEFINE_enum("task", "generate", [*NUM, *chef.TASKS], "what to make", **define_in)
         flags.DEFINE_string("prompt", "", "what to go on from, or to answer", **define_in)
+        flags.DEFINE_string("recipe", "", "JSON file of a recipe, in place of --prompt", **define_in)
         flags.DEFINE_integer("num", 0, f"how many (of each); by default {NUM}", lower_bound=0, **define_in)
         flags.DEFINE_multi_string("image", [], "an image file; may be given more than once", **define_in)
         flags.DEFINE_list("labels", [], "classes, as 0,1,2", **define_in)
@@ -226,7 +231,10 @@ def main(argv: list[str]) -> int:
     if task in chef.TASKS:
         if not processes.first():
             return 0
-        print(answering.answer(values, out, task, values.prompt, values.image))
+        if values.recipe and values.prompt:
+            raise UserError("--recipe stands in the place of --prompt; give one of them")
+        prompt = answering.told(values.recipe, task) if values.recipe else values.prompt
+        print(answering.answer(values, out, task, prompt, values.image))
         return 0
     of_rcg(values)
     paths = component_paths(values, task)

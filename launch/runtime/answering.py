@@ -12,12 +12,15 @@ from absl import flags
 from ml_collections import ConfigDict
 from PIL import Image
 
-from chef_fusion import decoding, generate, tasks
+from chef_fusion import decoding, generate, recipes, tasks
 from launch.runtime.images import save_png
 from launch.runtime.setup import use_compilation_cache
 from rcg import generate as chain
+from rcg import json_files
 from rcg.data import DecodeError, decode
 from rcg.errors import UserError
+
+OF_RECIPES = ("t2t", "t2ti", "t2i")  # tasks whose prompt may be what is known of a recipe
 
 
 def define(values: flags.FlagValues) -> None:
@@ -109,6 +112,28 @@ def read_photo(path: str) -> Image.Image:
         raise UserError(f"--image={path}: {error.strerror}") from error
     except DecodeError as error:
         raise UserError(f"--image={path} can't be read as a picture ({error})") from error
+
+
+def told(path: str, task: str) -> str:
+    """The prompt that a JSON file of a recipe, or of some of its parts, stands for; an answer.json has one.
+
+    Raises:
+      UserError: it can't be read, is no recipe, or leaves nothing to write.
+    """
+    held = json_files.read(path, "name a file of a recipe")
+    if isinstance(held.get("recipe"), dict):
+        held = held["recipe"]
+    lists = ("ingredients", "instructions")
+    fit = all(isinstance(held[name], list) for name in lists if name in held)
+    texts = [held.get("title", ""), *(text for name in lists if fit for text in held.get(name, []))]
+    if not held or held.keys() - {"title", *lists} or not fit or not all(isinstance(t, str) for t in texts):
+        raise UserError(
+            f'--recipe={path} is no recipe: it needs "title", a text, "ingredients" and "instructions", '
+            "lists of texts, or some of these, and nothing else"
+        )
+    if task != "t2i" and len(held) == 3:
+        raise UserError(f"--recipe={path} leaves nothing to write; leave out what is to be written")
+    return recipes.prompt(**held, asking=task != "t2i")
 
 
 def shown(message: dict[str, Any], folder: str, prefix: str) -> tuple[str, list[str]]:

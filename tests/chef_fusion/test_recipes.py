@@ -118,6 +118,7 @@ def test_a_prompt_says_all_that_is_given_and_what_is_to_be_written(given):
     if not all(given):
         first = given.index(False)
         assert prompt.endswith(marks[first]) and not any(prompt.count(m) > 1 for m in marks)
+        assert prompt == f"{recipes.prompt(*told, asking=False)} {marks[first]}".strip()
 
 
 def test_words_around_a_caption_are_no_part_of_it():

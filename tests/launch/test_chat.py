@@ -75,6 +75,35 @@ def test_mistakes_are_one_line(flags, tmp_path, monkeypatch, given, message):
         sample.main(["sample", "--task=t2t", "--prompt=x", f"--out={tmp_path / 'out'}"])
 
 
+def test_a_recipe_in_the_place_of_a_prompt(flags, tmp_path):
+    path, out = tmp_path / "pie.json", tmp_path / "out"
+
+    def prompt_of(task, held):
+        path.write_text(json.dumps(held))
+        given = ["--pictures=forbid"] if task != "t2i" else []
+        sample.main(["sample", *flags, *given, f"--task={task}", f"--recipe={path}", f"--out={out}"])
+        return json.loads((out / "answer.json").read_text())["prompt"]
+
+    part = {"instructions": ["Bake it!"], "title": "Pie"}
+    known = "This is food title: Pie This is instruction: ['bake it!']"
+    assert prompt_of("t2t", part) == f"{known} This is ingredient:"
+    assert prompt_of("t2i", {"task": "i2t", "recipe": part}) == known  # an answer.json
+    whole = part | {"ingredients": ["2 apples"]}
+    assert "2 apples" in prompt_of("t2i", whole)
+    with pytest.raises(UserError, match="leaves nothing to write"):
+        prompt_of("t2ti", whole)
+    for wrong in ({}, {"titel": "Pie"}, {"title": 3}, {"ingredients": "2 apples"}, {"ingredients": [2]}):
+        with pytest.raises(UserError, match="pie.json is no recipe"):
+            prompt_of("t2t", wrong)
+    given = ["--task=t2t", "--recipe=nowhere.json", f"--out={out}"]
+    with pytest.raises(UserError, match="can't read nowhere.json"):
+        sample.main(["sample", *flags, *given])
+    with pytest.raises(UserError, match="give one of them"):
+        sample.main(["sample", *flags, *given, "--prompt=x"])
+    with pytest.raises(UserError, match="--recipe has no meaning for --task=dialogue"):
+        sample.main(["sample", *flags, "--task=dialogue", "--recipe=nowhere.json", f"--out={out}"])
+
+
 def test_a_picture_that_is_none(flags, tmp_path):
     path = tmp_path / "text.jpg"
     path.write_text("no picture")
