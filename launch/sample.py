@@ -15,8 +15,8 @@ ChefFusion, --workdir a run's or a pipeline's folder:
     t2i                a picture of --prompt; with --strength=0.6 made from --image
     dialogue           an answer to --prompt; launch.chat holds a conversation
 
-t2t, t2ti and t2i also take --recipe=<JSON file> in the place of --prompt: {"title": ..., "ingredients": [...],
-"instructions": [...]} without what is to be written.
+t2t, t2ti and t2i also take --recipe=<JSON file> in the place of --prompt: {"title": ...,
+"ingredients": [...], "instructions": [...]} without what is to be written.
 
 --components.rdm=... and so on name what is elsewhere. RCG's tasks write numbered PNGs to --out, all of them
 in grid.png, and samples.json: what made them, and how long it took; ChefFusion's answer.json and pictures.
