@@ -141,7 +141,7 @@ def _full(c: ConfigDict) -> None:
         mage=mage | {"method__temperature": 15.0, "method__cfg_scale": 1.0},
         mage_alone=mage | {"method__temperature": 10.0},
         joints={
-            "total_steps": 2800,
+            "total_steps": 2400,
             "optimizer__name": "muon",
             "optimizer__muon_scale": 6.0,
             "optimizer__schedule": "cosine",
