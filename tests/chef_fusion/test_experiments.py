@@ -231,6 +231,12 @@ def test_the_perceptual_term_of_the_autoencoder():
     loss, (metrics, _) = jax.jit(made.loss)(
         params, extra, {"perceptual": variables}, batch, jax.random.key(1)
     )
+    module, images = vae.build(made.architecture), batch["image"] / np.float32(255)
+    mean, logvar = module.apply({"params": params}, 2 * images - 1, method="encode")
+    latents = mean + jnp.exp(0.5 * logvar) * jax.random.normal(jax.random.key(1), mean.shape)
+    painted = (module.apply({"params": params}, latents, method="decode") + 1) / 2
+    expected = network.apply(variables, images, painted).mean()
+    assert metrics["perceptual"] == pytest.approx(float(expected), rel=1e-3)
     others = c.method.l1_weight * metrics["l1"] + c.method.l2_weight * metrics["l2"]
     assert metrics["perceptual"] > 0 and loss == pytest.approx(float(others + 0.5 * metrics["perceptual"]))
     with pytest.raises(UserError, match="rcg.lpips is needed"):
@@ -267,7 +273,8 @@ def test_latent_diffusion(parts, tmp_path):
     lines = run(c, tmp_path / "sd")
     assert lines[-1]["noise_loss"] < lines[0]["noise_loss"]
     assert all(0 < line["loss"] < line["noise_loss"] for line in lines)
-    for share, alike in ((1.0, True), (0.0, False)):  # what is left out has no part
+    losses = {}
+    for share in (1.0, 0.0):
         told = copy.deepcopy(c)
         told.method.drop_text = share
         setup = set_up(told)
@@ -275,13 +282,15 @@ def test_latent_diffusion(parts, tmp_path):
         params = jax.tree.map(lambda x: x + 0.1, state.params)
         batch = next(iter(setup.experiment.dataset("train", 8, 0, 0, 1)))
         loss = jax.jit(setup.experiment.loss)
-        one, other = (
-            loss(params, state.extra, frozen, {"image": batch["image"], "text_ids": ids}, jax.random.key(0))[
-                0
-            ]
-            for ids in (batch["text_ids"], np.roll(batch["text_ids"], 1, 0))
-        )
-        assert (one == other) == alike
+        ids = batch["text_ids"]
+        captions = tokenization.CaptionTokenizer.load(tokenizer(parts, "vision"), ids.shape[1])
+        texts = ids, np.roll(ids, 1, 0), np.tile(captions([""]), (len(ids), 1))
+        losses[share] = [
+            float(loss(params, state.extra, frozen, batch | {"text_ids": x}, jax.random.key(0))[0])
+            for x in texts
+        ]
+    np.testing.assert_allclose(losses[1.0], losses[0.0][2], rtol=1e-6)  # left out: as the empty text
+    assert np.ptp(losses[0.0][:2]) > 1e-4 and abs(losses[0.0][0] - losses[0.0][2]) > 1e-4
     blind = component.load(parts["vision"])
     blind.architecture["vision"] = None
     component.save(str(tmp_path / "blind"), blind)

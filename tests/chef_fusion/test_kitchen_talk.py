@@ -136,7 +136,10 @@ def test_the_picture_is_of_what_was_said_last():
     assert changed > DISHES // 24
 
 
-@pytest.mark.parametrize("chef", ["true", "stubborn", "without pictures", "without changes in pictures"])
+@pytest.mark.parametrize(
+    "chef",
+    ["true", "stubborn", "without pictures", "without second pictures", "without changes in pictures"],
+)
 def test_conversations_are_scored_as_they_went(chef, monkeypatch):
     """Scripted chefs, and a judge that knows each picture."""
     held_out = kitchen_sets.open_recipes(data("recipes_kitchen", 8 * DISHES, menu="short"), "val")
@@ -156,7 +159,7 @@ def test_conversations_are_scored_as_they_went(chef, monkeypatch):
             assert not second or said[2]["content"] == changed.said
             told = changed.dish if second and chef != "stubborn" else dish
             content = [f"The {told.base}: {', '.join(told.ingredients)}"]
-            if chef != "without pictures":
+            if chef != "without pictures" and not (second and "second" in chef):
                 content.append(paint(dish if "changes" in chef else told))
             answers.append({"role": "assistant", "content": content})
         return answers
@@ -166,11 +169,12 @@ def test_conversations_are_scored_as_they_went(chef, monkeypatch):
 
     def by_itself(chef, states, key, *, embeddings, **settings):
         """A painter that does as it is told every other time."""
-        assert [kitchen.read(text)[1] for text in embeddings] == [
-            set(c.dish.ingredients) for _, _, c in cases
-        ]
+        asked = [kitchen_sets.recipe_of(c.dish) for _, _, c in cases]
+        assert embeddings == [kitchen_sets.target_text(recipe, "visible") for recipe in asked]
+        assert settings == how.paint()
         return [paint(c.dish if i % 2 else dish) for i, (dish, _, c) in enumerate(cases)]
 
+    how = tasks.Settings(cfg_scale=2.0)
     monkeypatch.setattr(kitchen_scores.tasks, "reply_all", reply_all)
     monkeypatch.setattr(kitchen_scores.generate, "text_states", lambda chef, texts: texts)
     monkeypatch.setattr(kitchen_scores.generate, "paint", by_itself)
@@ -178,7 +182,7 @@ def test_conversations_are_scored_as_they_went(chef, monkeypatch):
         SimpleNamespace(sd="a painter" if chef == "true" else None),
         held_out,
         jax.random.key(0),
-        tasks.Settings(),
+        how,
         samples=64,
         judge=lambda images: (
             [shown[i.tobytes()][0] for i in images],
@@ -191,9 +195,11 @@ def test_conversations_are_scored_as_they_went(chef, monkeypatch):
         "true": (1, 1, 1),
         "stubborn": (0, 0, 0),
         "without pictures": (1, 0, 0),
+        "without second pictures": (1, 0, 0),
     }.get(chef, (1, 0, 0))
     assert scores["dialogue_first"] == scores["true_dialogue_picture"] == 1
     assert scores["dialogue_unchanged"] == (chef == "stubborn")
+    assert scores["dialogue_pictured"] == (chef in ("true", "stubborn", "without changes in pictures"))
     assert scores["unchanged_dialogue_recipe"] == scores["unchanged_dialogue_both"] == 0
     assert scores["random_dialogue_recipe"] < 0.2 and scores["random_dialogue_picture"] < 0.2
     assert scores.get("target_dialogue_picture") == (len(cases) // 2 / len(cases) if chef == "true" else None)
