@@ -1,5 +1,6 @@
 """Every config builds; mistakes are told before any device work, in one line."""
 
+import errno
 import json
 import re
 import subprocess
@@ -148,6 +149,21 @@ def test_what_the_machine_refuses_is_one_line(workdir, monkeypatch, capsys, tmp_
     assert ended.value.code == 2 and str(tmp_path / "file") in said and said.count("\n") == 0, said
 
 
+def test_a_full_disk_is_one_line_if_it_is_known_which_file(capsys):
+    place = ["/runs/component"]
+
+    def main(argv):
+        raise OSError(errno.ENOSPC, "No space left on device", *place)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main)
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and said == "failed: /runs/component: No space left on device\n"
+    place.clear()
+    with pytest.raises(OSError, match="No space left"):
+        cli.run(main)
+
+
 def test_networks_that_did_not_learn_together_are_one_line(monkeypatch, capsys):
     def main(argv):
         with warnings.catch_warnings():
@@ -155,11 +171,13 @@ def test_networks_that_did_not_learn_together_are_one_line(monkeypatch, capsys):
             warnings.warn("mage was trained on another encoder", MismatchWarning, stacklevel=1)
             warnings.warn("something else", UserWarning, stacklevel=1)
 
-    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # put back afterwards
+    others = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: others.append(str(message)))
     with pytest.raises(SystemExit) as ended:
         cli.run(main)
     said = capsys.readouterr().err
-    assert not ended.value.code and said.startswith("warning: mage was trained on another encoder\n")
+    assert not ended.value.code and said == "warning: mage was trained on another encoder\n"
+    assert others == ["something else"]
 
 
 def test_what_is_wrong_in_a_config_file_is_told_with_its_place(tmp_path):

@@ -152,6 +152,9 @@ def test_an_rdm_and_an_encoder_go_through_their_components_bit_for_bit(golden, t
     assert set(back) == set(arrays)
     for name, a in arrays.items():
         assert back[name].dtype == a.dtype and back[name].tobytes() == a.tobytes(), name
+    with pytest.raises(UserError, match=r"is written as a \.safetensors file \(joints: or \.pth\.tar\)"):
+        run(export=True, source=tmp_path / "rdm", out=tmp_path / "back.pth")
+    assert not (tmp_path / "back.pth").exists()
 
     inside = {k: a for k, a in golden("rcg/mage_model").items() if k.startswith("param/pretrained_encoder.")}
     prefix = "module.base_encoder."

@@ -42,17 +42,16 @@ def test_joints(chef, golden, tmp_path, file):
     exported = weight_files.read(back)
     (tmp_path / "like_theirs").mkdir()
     arguments = tmp_path / "like_theirs/model_args.json"
-    arguments.write_text('{"opt_version": "facebook/opt-125m"}')
+    theirs = json.loads((chef / "ckpt_gill/model_args.json").read_text())
+    others = ("opt_version", "visual_encoder", "ret_emb_dim", "ret_text_fc_mode")  # not of the joints
+    arguments.write_text(json.dumps({name: theirs[name] for name in others} | {"gen_token_idx": [3]}))
     for suffix in ("pth.tar", "pth"):  # in the published layout
         again = str(tmp_path / f"like_theirs/ckpt.{suffix}")
         assert run("--export", f"--source={out}", f"--out={again}") == 0
         assert run("--kind=chef_fusion", f"--source={again}", f"--out={tmp_path / suffix}") == 0
         same = component.load(str(tmp_path / suffix), "chef_fusion")
         assert same.content_hash == made.content_hash and same.architecture == made.architecture
-    told = json.loads(arguments.read_text())
-    tokens = list(range(FIRST, FIRST + 8))
-    assert told["opt_version"] == "facebook/opt-125m" and told["text_fc_mode"] == "gill_mapper"
-    assert told["gen_token_idx"] == told["retrieval_token_idx"] == tokens and told["num_clip_tokens"] == 77
+    assert json.loads(arguments.read_text()) == theirs
     expected = trained(arrays)
     if "gill" in file:
         expected |= {name: arrays[name] for name in checkpoints.GILL_ONLY}
@@ -129,6 +128,9 @@ def test_folders_and_tokenizers(chef, shared, tmp_path):
     (empty / "tokenizer_config.json").write_text('{"tokenizer_class": "GPT2Tokenizer"}')
     with pytest.raises(UserError, match="lacks its vocabulary: there must be tokenizer.json, or vocab.json"):
         run("--kind=opt", f"--source={chef / 'hf_opt_sharded'}", f"--out={lm}3", f"--text_tokenizer={empty}")
+    (empty / "merges.txt").unlink()
+    shutil.copy(shared / "tokenizers/opt/tokenizer.json", empty)
+    assert len(tokenization.load(str(empty))) == 50265  # all of it is in this file
     assert run("--kind=stable_diffusion", f"--source={chef / 'hf_sd'}", f"--out={sd}") == 0
     made = component.load(sd, "stable_diffusion")
     again = published.read("stable_diffusion", str(chef / "hf_sd"))
@@ -150,9 +152,15 @@ def test_a_tokenizer_of_another_network(shared, tmp_path):
     convert.check_tokenizer(dataclasses.replace(made, tokenizer=str(shared / "tokenizers/opt")))
     with pytest.raises(UserError, match="bos_token_id is 49406, but 2 in the network's config.json"):
         convert.check_tokenizer(dataclasses.replace(made, tokenizer=str(shared / "tokenizers/clip")))
+    convert.check_tokenizer(dataclasses.replace(made, kind="clip", tokenizer=str(shared / "tokenizers/clip")))
+    made.provenance["config"]["pad_token_id"] = 0
+    with pytest.raises(UserError, match="pad_token_id is 1, but 0 in the network's config.json"):
+        convert.check_tokenizer(dataclasses.replace(made, tokenizer=str(shared / "tokenizers/opt")))
     (tmp_path / "config.json").write_text('{"bos_token_id": 2, "hidden_size": 8}')
     words = tokenization.load(str(shared / "tokenizers/clip"))
-    convert.published_ids(str(tmp_path), words)
-    about = json.loads((tmp_path / "config.json").read_text())
-    assert about["hidden_size"] == 8
-    assert [about[name] for name in convert.SPECIAL] == [49406, 49407, 49407]
+    for pad in (words.pad_token, None):  # of a token that it lacks it says nothing
+        words.pad_token = pad
+        convert.published_ids(str(tmp_path), words)
+        about = json.loads((tmp_path / "config.json").read_text())
+        assert about["hidden_size"] == 8
+        assert [about[name] for name in convert.SPECIAL] == [49406, 49407, 49407]

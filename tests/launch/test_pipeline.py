@@ -164,17 +164,25 @@ def test_the_time_of_a_killed_stage_counts(tmp_path, monkeypatch):
     metrics.parent.mkdir(parents=True)
     Record(str(tmp_path), texts()).begin("lm", str(tmp_path / "lm"))
     metrics.write_text("{}\n")
-    os.utime(metrics, (1060, 1060))  # and then it is killed
-    now[0] = 2000.0
-    record = Record(str(tmp_path), texts())
-    record.begin("lm", str(tmp_path / "lm"))
-    now[0] = 2030.0
+    os.utime(metrics, (1060, 1060))  # and then it is killed, and again before it writes any
+    for now[0] in (2000.0, 3000.0):
+        record = Record(str(tmp_path), texts())
+        record.begin("lm", str(tmp_path / "lm"))
+    now[0] = 3030.0
     record.add("lm", "x", 30.0, kind="train", goes_on=True)
     held = Record(str(tmp_path), texts())
     assert held.stages["lm"]["seconds"] == 90 and not held.unfinished
-    assert held.stages["lm"]["spans"] == [[1000, 1060], [2000, 2030]]
+    assert held.stages["lm"]["spans"] == [[1000, 1060], [2000, 2000], [3000, 3030]]
     held.add("lm", "x", 10.0, kind="train", goes_on=True)
     assert Record(str(tmp_path), texts()).stages["lm"]["seconds"] == 100
+
+    def refuse(*_):
+        raise UserError("another optimizer")
+
+    monkeypatch.setattr("launch.pipeline.train", refuse)
+    with pytest.raises(UserError, match="another optimizer"):
+        run_stage(texts(), "lm", str(tmp_path), held)
+    assert not Record(str(tmp_path), texts()).unfinished
 
 
 def test_any_field_of_a_stage_can_be_set():

@@ -18,7 +18,7 @@ from launch.runtime.metrics import MetricWriter
 from rcg.errors import UserError
 
 RED, GREEN, BLUE, WHITE, BLACK = [255, 0, 0], [0, 255, 0], [0, 0, 255], [255, 255, 255], [0, 0, 0]
-VOID = {"meta", "img", "link", "line", "rect", "circle", "path", "polyline", "image"}
+VOID = {"meta", "img", "br", "link", "line", "rect", "circle", "path", "polyline", "image"}
 
 
 class Page(HTMLParser):
@@ -306,9 +306,12 @@ def test_short_numbers(value, text):
     assert charts.short(value) == text
 
 
-def test_what_a_stage_learnt_from():
-    data = {"source": "folder", "path": "/data/photos/", "num_records": 2000}
-    told = report.learnt_from({"data": data, "components": {"encoder": "runs/e", "rdm": ""}})
-    assert told == "data: folder · photos · with encoder"  # only the kitchen draws so many
+def test_what_a_stage_learnt_from(workdir):
+    data = {"source": "folder", "path": "/data/cakes & pies/", "num_records": 2000}
+    config = {"data": data, "components": {"encoder": "runs/e", "rdm": ""}}
+    told = report.learnt_from(config)
+    assert told == "data: folder · cakes &amp; pies · with encoder"  # only the kitchen draws so many
+    write_json(workdir / "rdm" / "config.json", config)
+    assert "data: folder · cakes & pies · with encoder" in Page(write_report(str(workdir))).text
     assert report.learnt_from({"data": {"source": "kitchen", "num_records": 2000}}).endswith("2,000 records")
     assert report.learnt_from({}) == ""

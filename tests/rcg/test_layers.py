@@ -196,24 +196,29 @@ def test_a_batch_that_does_not_divide_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    "shape, features, kernel, strides, padding, product",
+    "shape, features, kernel, strides, padding, options, product",
     [
-        ((2, 3, 4, 5), 32, (3, 3), (1, 1), ((1, 1), (1, 1)), True),
-        ((1, 5, 4, 3), 24, (3, 3), (2, 2), ((1, 1), (1, 1)), True),
-        ((1, 5, 4, 3), 24, (3, 3), (2, 2), ((0, 1), (0, 1)), True),
-        ((2, 3, 3, 4), 20, (2, 2), (1, 1), ((1, 0), (0, 1)), True),
-        ((2, 3, 4, 5), 24, (3, 3), (1, 1), ((1, 1), (1, 1)), False),  # as many pixels as channels
-        ((1, 2, 2, 5), 24, (1, 1), (1, 1), ((0, 0), (0, 0)), False),
+        ((2, 3, 4, 5), 32, (3, 3), (1, 1), ((1, 1), (1, 1)), {}, True),
+        ((1, 5, 4, 3), 24, (3, 3), (2, 2), ((1, 1), (1, 1)), {}, True),
+        ((1, 5, 4, 3), 24, (3, 3), (2, 2), ((0, 1), (0, 1)), {}, True),
+        ((2, 3, 3, 4), 20, (2, 2), (1, 1), ((1, 0), (0, 1)), {}, True),
+        ((2, 3, 4, 5), 24, (3, 3), (1, 1), ((1, 1), (1, 1)), {}, False),  # as many pixels as channels
+        ((1, 2, 2, 5), 24, (1, 1), (1, 1), ((0, 0), (0, 0)), {}, False),
+        ((1, 5, 4, 3), 24, (3, 3), (2, 1), ((1, 1), (1, 1)), {}, True),
+        ((1, 4, 3, 5), 24, (3, 3), (1, 1), ((2, 2), (2, 2)), {"rhs_dilation": (2, 2)}, False),
+        ((1, 2, 3, 5), 24, (2, 2), (1, 1), ((1, 0), (0, 1)), {"lhs_dilation": (1, 2)}, False),
+        ((1, 4, 3, 6), 24, (3, 3), (1, 1), ((1, 1), (1, 1)), {"feature_group_count": 2}, False),
     ],
 )
-def test_convolution(shape, features, kernel, strides, padding, product, monkeypatch):
+def test_convolution(shape, features, kernel, strides, padding, options, product, monkeypatch):
     monkeypatch.setattr("jax.device_count", lambda: 1)
     rng = np.random.default_rng(0)
-    x, w = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in (shape, (*kernel, shape[-1], features)))
+    taps = (*kernel, shape[-1] // options.get("feature_group_count", 1), features)
+    x, w = (jnp.asarray(rng.standard_normal(s), jnp.float32) for s in (shape, taps))
     numbers = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
 
     def total(convolve, x, w):
-        out = convolve(x, w, strides, padding, **numbers)
+        out = convolve(x, w, strides, padding, **numbers, **options)
         return (out * jnp.cos(jnp.arange(out.size).reshape(out.shape))).sum(), out
 
     def run(convolve):
@@ -224,3 +229,5 @@ def test_convolution(shape, features, kernel, strides, padding, product, monkeyp
         np.testing.assert_allclose(got, want, atol=2e-5)
     traced = str(jax.make_jaxpr(functools.partial(total, layers.convolution))(x, w))
     assert ("conv_general_dilated" not in traced) == (product and jax.default_backend() == "cpu")
+    monkeypatch.setattr("jax.device_count", lambda: 2)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(functools.partial(total, layers.convolution))(x, w))
