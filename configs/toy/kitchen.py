@@ -19,16 +19,12 @@ def picture_stage(c: ConfigDict, dishes: int, size: int) -> None:
     )
 
 
-def rcg_stages(
-    c: ConfigDict, arg: str = "", coded: bool = False, adversarial: bool = False, **options: Any
-) -> None:
-    """RCG's chain. coded: MAGE reads a stage "codes" in the pictures' place. adversarial: the tokenizer
-    learns against a discriminator."""
+def rcg_stages(c: ConfigDict, arg: str = "", coded: bool = False, **options: Any) -> None:
+    """RCG's chain. coded: MAGE reads a stage "codes" in the pictures' place."""
     options = MENU | options
     variant = f"variant=kitchen{arg}"
     c.stages.encoder = stage("MoCo v3 encoder", f"configs/rcg/moco_v3.py:{variant}", **options)
-    against = ",adversarial" if adversarial else ""
-    c.stages.tokenizer = stage("VQGAN tokenizer", f"configs/rcg/vqgan.py:{variant}{against}", **options)
+    c.stages.tokenizer = stage("VQGAN tokenizer", f"configs/rcg/vqgan.py:{variant}", **options)
     c.stages.rdm = stage("RDM", f"configs/rcg/rdm.py:{variant}", {"encoder": "encoder"}, **options)
     mage = f"configs/rcg/mage.py:{variant}"
     if coded:
