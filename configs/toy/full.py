@@ -72,12 +72,6 @@ def _full(c: ConfigDict) -> None:
         "optimizer__muon_scale": 3.0,
         "optimizer__schedule": "cosine",
     }
-    rdm = {
-        "data__image_size": 64,
-        "optimizer__name": "muon",
-        "optimizer__muon_scale": 4.0,
-        "optimizer__schedule": "cosine",
-    }
     settings(
         c,
         lm={
@@ -130,9 +124,16 @@ def _full(c: ConfigDict) -> None:
             "data__image_size": 64,
             "model__ch_mult": (1, 1, 1, 1),
         },
-        rdm=rdm | {"total_steps": 4000},
-        rdm_classes=rdm | {"total_steps": 3000},
-        recipe_rdm=rdm | {"total_steps": 2000},
+        # by AdamW: Muon's representations are nearer to the data, and MAGE's pictures of them farther
+        rdm={"total_steps": 4000, "data__image_size": 64},
+        rdm_classes={"total_steps": 3000, "data__image_size": 64},
+        recipe_rdm={
+            "total_steps": 2000,
+            "data__image_size": 64,
+            "optimizer__name": "muon",
+            "optimizer__muon_scale": 4.0,
+            "optimizer__schedule": "cosine",
+        },
         codes={"data__image_size": 64},
         # temperatures: of 6, 10, 12, 15, 20, which differ little from 10 on, and of 3, 6, 10
         mage=mage | {"method__temperature": 15.0, "method__cfg_scale": 1.0},
