@@ -100,7 +100,7 @@ def test_a_text_that_was_cut_off_is_not_complete(chef):
     written = generate.write(chef, [["Soup"]], KEY, max_words=3)[0]
     assert len(written.ids) == 3 and not written.complete
     # greedy, so the same words until the first that stops
-    varied = {"max_words": 12, "sampling": decoding.sampling(repetition_penalty=5.0)}
+    varied = {"max_words": 12, "settings": decoding.sampling(repetition_penalty=5.0)}
     written = generate.write(chef, [["Soup"]], KEY, **varied)[0]
     ids = list(written.ids)
     again = [i for i in sorted(set(ids)) if chef.language.ids(chef.language.text([i])) == [i]]
