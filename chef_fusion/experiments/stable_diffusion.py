@@ -38,9 +38,10 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     method, size, options = config.method, config.data.image_size, compute_options(config.compute)
     text_architecture = components["clip"].architecture | {"vision": None, "projection_dim": 0}
     text_architecture["logit_scale"] = False
+    channels = components["vae"].architecture.get("latent_channels", 4)
     architecture = {
         "text_encoder": text_architecture,
-        "unet": config.model.to_dict(),
+        "unet": config.model.to_dict() | {"in_channels": channels, "out_channels": channels},
         "vae": components["vae"].architecture,
         "scheduler": dict(schedulers.DEFAULTS),
     }

@@ -27,6 +27,8 @@ from launch.runtime.images import grid, save_png
 from rcg import component
 from rcg import generate as chain
 
+SHOWN = 8  # pictures of a kind of dish
+
 
 def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> None:
     """Of `num` held-out dishes, evenly spaced.
@@ -101,7 +103,7 @@ def make(run: str, config: ConfigDict, out: str, num: int, seed: int = 0) -> Non
 
 def classes(workdir: str, judging: str, out: str, num: int, seed: int = 0, **settings: Any) -> None:
     """`num` pictures of each kind of dish by RCG with a class-conditional RDM, and what a judge (a run's
-    folder) says of them: grid.png, samples.json, results.json."""
+    folder) says of them: grid.png (a few of each kind), samples.json, results.json."""
     model = rcg.load(workdir, class_conditional=True)
     held = component.load(os.path.join(judging, "component"), "chef_fusion.judge")
     module = judge.build(held.architecture)
@@ -110,7 +112,9 @@ def classes(workdir: str, judging: str, out: str, num: int, seed: int = 0, **set
     named, _ = judge.opinions(module, held.variables, list(images))
     right = [module.bases[label] == name for label, name in zip(labels, named, strict=True)]
     os.makedirs(out, exist_ok=True)
-    save_png(os.path.join(out, "grid.png"), grid(images, num))
+    shown = min(num, SHOWN)
+    each = images.reshape(-1, num, *images.shape[1:])[:, :shown]
+    save_png(os.path.join(out, "grid.png"), grid(each.reshape(-1, *images.shape[1:]), shown))
     about = {"samples": len(labels), "seed": seed} | settings
     with open(os.path.join(out, "samples.json"), "w") as f:
         json.dump({"task": "class_conditional"} | about, f, indent=2)

@@ -1,7 +1,6 @@
 """The backbones' own training, and that of the joints: each learns, and what it exports is what it learnt."""
 
 import copy
-import dataclasses
 import json
 
 import jax
@@ -28,6 +27,7 @@ from rcg import component
 from rcg.errors import UserError
 from rcg.pixel import lpips
 from tests.chef_fusion import tiny_kitchen
+from tests.rcg.tiny_chain import filled
 from tests.reference.parity import close
 
 
@@ -254,16 +254,11 @@ def test_weights_of_timesteps():
 
 
 def test_latent_diffusion(parts, tmp_path):
-    """Learns, and exports a Stable Diffusion with the frozen parts in it, whose UNet diffusers reads."""
-    autoencoder = component.load(parts["stable_diffusion"])
-    only = dataclasses.replace(
-        autoencoder,
-        kind="vae",
-        architecture=autoencoder.architecture["vae"],
-        variables={"params": jax.device_get(autoencoder.variables["params"]["vae"])},
-        tokenizer="",
-    )
-    component.save(str(tmp_path / "vae"), only)
+    """Learns in an autoencoder's latents, of however many channels, and exports a Stable Diffusion with the
+    frozen parts in it, whose UNet diffusers reads."""
+    architecture = tiny_kitchen.VAE | {"latent_channels": 6}
+    autoencoder = component.Component("vae", architecture, filled(vae.abstract_variables(architecture)))
+    component.save(str(tmp_path / "vae"), autoencoder)
     c = kitchen(sd_config.get_config("runlocal"))
     c.model.update(block_out_channels=(8, 8), attention_blocks=(True, False), cross_attention_dim=16)
     c.model.update(attention_head_dim=2, norm_num_groups=4)
@@ -317,7 +312,7 @@ def test_latent_diffusion(parts, tmp_path):
     published.write(made, str(tmp_path / "published"))
     theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "published", subfolder="unet")
     rng = np.random.default_rng(0)
-    x, context = rng.standard_normal((2, 8, 8, 4)), rng.standard_normal((2, 12, 16))
+    x, context = rng.standard_normal((2, 8, 8, 6)), rng.standard_normal((2, 12, 16))
     x, context = x.astype(np.float32), context.astype(np.float32)
     sd = pipeline.build(made.architecture)
     variables = {"params": made.variables["params"]["unet"]}
@@ -332,7 +327,7 @@ def test_latent_diffusion(parts, tmp_path):
     whole = diffusers.StableDiffusionPipeline.from_pretrained(out, local_files_only=True)
     whole.scheduler = diffusers.DDIMScheduler.from_config(whole.scheduler.config)
     whole.set_progress_bar_config(disable=True)
-    latents = rng.standard_normal((1, 8, 8, 4)).astype(np.float32)
+    latents = rng.standard_normal((1, 8, 8, 6)).astype(np.float32)
     text = " ".join(["a pizza with basil"] * 9)  # longer than is read
     with torch.no_grad():
         expected = whole(

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from chef_fusion import generate, judge, kitchen_scores, kitchen_sets, tasks
 from chef_fusion import model as chef
@@ -226,9 +227,12 @@ def test_both_painters_are_scored(folder, tmp_path, monkeypatch):
     assert page.count("data:image/png") >= 2 + 2 * 4 and "Talking" in page
 
 
-def test_pictures_of_kinds_of_dish_are_judged(folder, tmp_path):
+def test_pictures_of_kinds_of_dish_are_judged(folder, tmp_path, monkeypatch):
+    """All of them; a few of each kind are shown, a row a kind."""
+    monkeypatch.setattr(gallery, "SHOWN", 1)
     chain = tiny_chain.build(tmp_path / "chain", rdms=("rdm_class",))
     gallery.classes(str(chain), str(folder / "judge"), str(tmp_path / "out"), 2, mage_steps=2, rdm_steps=5)
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["class_picture_base_accuracy"]["samples"] == 2 * tiny_chain.CLASSES
-    assert (tmp_path / "out/grid.png").exists()
+    with Image.open(tmp_path / "out/grid.png") as shown:
+        assert shown.height > (tiny_chain.CLASSES - 1) * shown.width

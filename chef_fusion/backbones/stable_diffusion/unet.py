@@ -281,7 +281,8 @@ class UNet(nn.Module):
         return [part for stage in self.stages for part in stage.from_context(context)]
 
     def denoise(self, x: Array, times: list[Array], contexts: list[tuple[Array, Array]]) -> Array:
-        """Latents [B, H, W, 4], H and W multiples of 8 -> noise, float32 [B, H, W, 4].
+        """Latents [B, H, W, in_channels], H and W multiples of 2^(levels - 1) -> noise, float32
+        [B, H, W, out_channels].
 
         Args:
           times: [B or 1, C] each, see `from_time`; contexts: see `from_context`.
@@ -294,7 +295,7 @@ class UNet(nn.Module):
         return self.conv_out(self.conv_norm_out(x)).astype(jnp.float32)
 
     def __call__(self, x: Array, t: Array, context: Array) -> Array:
-        """x: [B, H, W, 4]; t: [B] or scalar; context: [B, S, cross_attention_dim] -> noise."""
+        """x: [B, H, W, in_channels]; t: [B] or scalar; context: [B, S, cross_attention_dim] -> noise."""
         t = jnp.broadcast_to(jnp.asarray(t), (len(x),))
         return self.denoise(x, self.from_time(t), self.from_context(context))
 
