@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from chef_fusion.backbones import clip
-from chef_fusion.backbones.stable_diffusion import pipeline, schedulers
+from chef_fusion.backbones.stable_diffusion import pipeline, schedulers, vae
 from chef_fusion.data import Texts, recipe_dataset
 from chef_fusion.tokenization import CaptionTokenizer
 from rcg.component import Component
@@ -38,7 +38,7 @@ def experiment(config: ConfigDict, components: Mapping[str, Component], source: 
     method, size, options = config.method, config.data.image_size, compute_options(config.compute)
     text_architecture = components["clip"].architecture | {"vision": None, "projection_dim": 0}
     text_architecture["logit_scale"] = False
-    channels = components["vae"].architecture.get("latent_channels", 4)
+    channels = vae.build(components["vae"].architecture).latent_channels
     architecture = {
         "text_encoder": text_architecture,
         "unet": config.model.to_dict() | {"in_channels": channels, "out_channels": channels},

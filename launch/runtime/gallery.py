@@ -112,9 +112,8 @@ def classes(workdir: str, judging: str, out: str, num: int, seed: int = 0, **set
     named, _ = judge.opinions(module, held.variables, list(images))
     right = [module.bases[label] == name for label, name in zip(labels, named, strict=True)]
     os.makedirs(out, exist_ok=True)
-    shown = min(num, SHOWN)
-    each = images.reshape(-1, num, *images.shape[1:])[:, :shown]
-    save_png(os.path.join(out, "grid.png"), grid(each.reshape(-1, *images.shape[1:]), shown))
+    shown = images[np.arange(len(images)) % num < SHOWN]
+    save_png(os.path.join(out, "grid.png"), grid(shown, min(num, SHOWN)))
     about = {"samples": len(labels), "seed": seed} | settings
     with open(os.path.join(out, "samples.json"), "w") as f:
         json.dump({"task": "class_conditional"} | about, f, indent=2)
